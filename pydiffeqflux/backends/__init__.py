@@ -1,0 +1,1 @@
+"""The engines behind :func:`pydiffeqflux.solve`; they share one contract and never import each other."""

@@ -1,0 +1,51 @@
+"""The contract of a backend: problem, method and options in; solution out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..callbacks import Event, PresetTimeCallback
+from ..controllers import PIDController
+from ..methods import Method
+from ..problem import ODEProblem, SaveTimes
+from ..sensealg import SenseAlg
+from ..solution import Solution
+
+
+@dataclass(frozen=True)
+class SolveOptions:
+    """The checked arguments of one call of :func:`pydiffeqflux.solve`."""
+
+    saves: SaveTimes | None
+    #: Without save times: keep every step ("steps") or only the end ("end").
+    unsaved: str
+    rtol: float | Tensor
+    atol: float | Tensor
+    sensealg: SenseAlg | None
+    max_steps: int
+    events: Sequence[Event] = ()
+    doses: Sequence[PresetTimeCallback] = ()
+    progress: bool = False
+    dt: float | None = None
+    dt_min: float = 0.0
+    dt_max: float = float("inf")
+    stops: Sequence[float] = ()
+    controller: PIDController = field(default_factory=PIDController)
+    per_sample: bool = False
+    dense: bool = True
+    norm: Callable[[Any], Any] | None = None
+    throw: bool = True
+
+
+class Backend(Protocol):
+    """An engine. Stateless as far as a caller can tell."""
+
+    name: str
+
+    def solve(self, problem: ODEProblem, method: Method, options: SolveOptions) -> Solution:
+        """Solve; raise a :class:`~pydiffeqflux.errors.SolveError` where ``options.throw`` says so."""
+        ...

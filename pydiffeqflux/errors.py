@@ -1,0 +1,120 @@
+"""Every error that a user can cause, each a class of its own.
+
+All of them derive from :class:`PyDiffEqFluxError` and from the built-in that a caller would expect
+(``ValueError``, ``TypeError``, ...). Where torchdiffeq asserts, ours is an ``AssertionError`` too, so
+that a program written for torchdiffeq still catches it. Messages name the argument, the value and the
+way out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PyDiffEqFluxError(Exception):
+    """Base class of every error raised by pydiffeqflux."""
+
+
+# -- what was asked for -------------------------------------------------------------------------
+
+
+class InvalidArgumentError(PyDiffEqFluxError, ValueError):
+    """An argument has a value that no solve could work with (a negative tolerance, say)."""
+
+
+class InvalidTimesError(InvalidArgumentError, AssertionError):
+    """Times that are empty, not finite, not monotonic, or outside the time span."""
+
+
+class InvalidStateError(PyDiffEqFluxError, TypeError, AssertionError):
+    """A state that is not a floating or complex tensor, nor a tuple or dict of such tensors."""
+
+
+class ShapeError(PyDiffEqFluxError, ValueError):
+    """The right-hand side (or a callback) returned a shape or structure other than the state's."""
+
+
+class DtypeError(PyDiffEqFluxError, TypeError):
+    """Two dtypes or devices that do not go together, or one that the method cannot work with."""
+
+
+class SignatureError(PyDiffEqFluxError, TypeError):
+    """It cannot be told how a model wants to be called: ``model(y)`` or ``model(t, y)``."""
+
+
+class UnknownNameError(PyDiffEqFluxError, ValueError):
+    """A method, backend, sensealg or option by a name that does not exist."""
+
+    def __init__(self, argument: str, name: object, known: Iterable[str]):
+        names = sorted(set(known))
+        close = difflib.get_close_matches(str(name).lower(), [n.lower() for n in names], n=1, cutoff=0.5)
+        nearest = next((n for n in names if close and n.lower() == close[0]), None)
+        hint = f" Did you mean {nearest!r}?" if nearest else ""
+        super().__init__(f"{argument}={name!r} is not known.{hint} Known: {', '.join(names)}.")
+        self.argument, self.name, self.nearest = argument, name, nearest
+
+
+class UnsupportedError(PyDiffEqFluxError, NotImplementedError):
+    """Two choices that exist, but not together (the message says which pair does)."""
+
+
+class StepSizeRequiredError(InvalidArgumentError):
+    """A fixed-step method with neither ``dt`` nor ``saveat`` to step along."""
+
+
+# -- what happened while solving ----------------------------------------------------------------
+
+
+class SolveError(PyDiffEqFluxError, RuntimeError):
+    """The solve could not reach its end. ``throw=False`` returns the part that was solved instead."""
+
+
+class MaxStepsError(SolveError, AssertionError):
+    """``max_steps`` steps were not enough."""
+
+
+class StepUnderflowError(SolveError, AssertionError):
+    """The step size fell below what the time's floating-point numbers can resolve."""
+
+
+class NonFiniteError(SolveError, FloatingPointError, AssertionError):
+    """The right-hand side or the state became NaN or infinite."""
+
+
+class ConvergenceError(SolveError):
+    """An implicit equation could not be solved with the step at its smallest."""
+
+
+# -- afterwards ---------------------------------------------------------------------------------
+
+
+class DenseOutputError(PyDiffEqFluxError, ValueError):
+    """``sol(t)`` without ``dense=True``, or at a time outside the solved span."""
+
+
+class GradientError(PyDiffEqFluxError, RuntimeError):
+    """A gradient was asked for that the chosen sensealg does not have."""
+
+
+class BackendUnavailableError(PyDiffEqFluxError, ImportError):
+    """The backend asked for cannot run here; the message says how to get it."""
+
+
+# -- data and files (the command line and `fit`) ------------------------------------------------
+
+
+class DataError(PyDiffEqFluxError, ValueError):
+    """A data file that is missing a column, has a gap, or is not a time series."""
+
+
+class DataFileNotFoundError(PyDiffEqFluxError, FileNotFoundError):
+    """A data file or checkpoint that is not there."""
+
+
+class CheckpointError(PyDiffEqFluxError, ValueError):
+    """A checkpoint that is damaged, or belongs to another run."""
+
+
+class OutputError(PyDiffEqFluxError, OSError):
+    """An output folder that cannot be written."""

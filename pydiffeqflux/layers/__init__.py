@@ -1,0 +1,1 @@
+"""Models with a differential equation inside, one family a file."""

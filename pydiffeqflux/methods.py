@@ -1,0 +1,238 @@
+"""The catalogue of methods: what each is called, its order, and where it comes from.
+
+A method is a small frozen object, e.g. ``Tsit5()``; everywhere a method is taken, its name will do
+(``"tsit5"``, or SciML's ``"Tsit5"``). How a method steps is the backend's business.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .errors import InvalidArgumentError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of the methods. ``order`` is the order of the solution that is carried on."""
+
+    name: ClassVar[str] = ""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    order: ClassVar[int] = 0
+    adaptive: ClassVar[bool] = True
+    implicit: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+# -- explicit, adaptive -------------------------------------------------------------------------
+
+
+class Tsit5(Method):
+    """Order 5(4), seven stages, first same as last. Tsitouras (2011), Comput. Math. Appl. 62, 770-775."""
+
+    name, order = "tsit5", 5
+
+
+class Dopri5(Method):
+    """Order 5(4). Dormand & Prince (1980), J. Comput. Appl. Math. 6, 19-26."""
+
+    name, aliases, order = "dopri5", ("dp5", "rk45"), 5
+
+
+class Dopri8(Method):
+    """Order 8(5,3), DOP853, dense output of order 7. Hairer, Norsett & Wanner I (1993), section II.5."""
+
+    name, aliases, order = "dopri8", ("dp8", "dop853"), 8
+
+
+class Bosh3(Method):
+    """Order 3(2). Bogacki & Shampine (1989), Appl. Math. Lett. 2, 321-325."""
+
+    name, aliases, order = "bosh3", ("bs3", "rk23"), 3
+
+
+class Heun(Method):
+    """Order 2(1): Heun's method with the Euler step as its error estimate."""
+
+    name, aliases, order = "heun", ("adaptive_heun",), 2
+
+
+class Fehlberg2(Method):
+    """Order 2(1). Fehlberg (1969), NASA TR R-315."""
+
+    name, order = "fehlberg2", 2
+
+
+class Vern7(Method):
+    """Order 7(6), "most efficient", with an order 7 interpolant. Verner (2010), Numer. Algorithms 53."""
+
+    name, order = "vern7", 7
+
+
+class Vern9(Method):
+    """Order 9(8), "most efficient", with an order 9 interpolant. Verner (2010), Numer. Algorithms 53."""
+
+    name, order = "vern9", 9
+
+
+# -- explicit, fixed step -----------------------------------------------------------------------
+
+
+class Euler(Method):
+    """Order 1, the residual network's step: y + dt f(t, y)."""
+
+    name, order, adaptive = "euler", 1, False
+
+
+class Midpoint(Method):
+    """Order 2, the explicit midpoint rule. Runge (1895)."""
+
+    name, order, adaptive = "midpoint", 2, False
+
+
+class RK4(Method):
+    """Order 4, the classical method. Kutta (1901)."""
+
+    name, order, adaptive = "rk4", 4, False
+
+
+class ABM4(Method):
+    """Order 4 Adams-Bashforth-Moulton predictor-corrector (PECE), started by RK4.
+
+    Hairer, Norsett & Wanner I (1993), section III.1."""
+
+    name, aliases, order, adaptive = "abm4", ("adams_bashforth_moulton", "abm"), 4, False
+
+
+# -- stiff, adaptive ----------------------------------------------------------------------------
+
+
+class Rosenbrock23(Method):
+    """Order 2(3), L-stable, one LU a step: ode23s. Shampine & Reichelt (1997), SIAM J. Sci. Comput. 18."""
+
+    name, aliases, order, implicit = "rosenbrock23", ("ode23s",), 2, True
+
+
+class Rodas5P(Method):
+    """Order 5(4), stiffly accurate, eight stages. Steinebach (2023), BIT Numer. Math. 63, 27."""
+
+    name, order, implicit = "rodas5p", 5, True
+
+
+class KenCarp4(Method):
+    """Order 4(3), L-stable ESDIRK, six stages. Kennedy & Carpenter (2003), Appl. Numer. Math. 44."""
+
+    name, order, implicit = "kencarp4", 4, True
+
+
+class Kvaerno5(Method):
+    """Order 5(4), stiffly accurate ESDIRK, seven stages. Kvaerno (2004), BIT Numer. Math. 44, 489-502."""
+
+    name, order, implicit = "kvaerno5", 5, True
+
+
+class QNDF(Method):
+    """Orders 1 to 5, variable, quasi-constant step: the NDF family of ode15s.
+
+    Shampine & Reichelt (1997), SIAM J. Sci. Comput. 18, 1-22."""
+
+    name, aliases, order, implicit = "qndf", ("bdf", "ndf"), 5, True
+
+
+@dataclass(frozen=True)
+class AutoSwitch(Method):
+    """A non-stiff method that hands over to a stiff one when the problem turns stiff, and back.
+
+    The estimate of the dominant eigenvalue comes from two stages of the explicit step (Shampine 1977;
+    Hairer & Wanner II, section IV.2).
+    """
+
+    nonstiff: Method
+    stiff: Method
+    implicit: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.nonstiff.implicit or not self.stiff.implicit:
+            raise InvalidArgumentError(
+                f"AutoSwitch takes an explicit method, then an implicit one; got {self.nonstiff} and {self.stiff}."
+            )
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        return min(self.nonstiff.order, self.stiff.order)
+
+    def __str__(self) -> str:
+        return f"Auto{type(self.nonstiff).__name__}({type(self.stiff).__name__})"
+
+
+def AutoTsit5(stiff: Method | str) -> AutoSwitch:
+    """``AutoTsit5(Rosenbrock23())``, as in SciML: Tsit5 while the problem is not stiff.
+
+    Example:
+        >>> from pydiffeqflux import AutoTsit5, Rosenbrock23
+        >>> str(AutoTsit5(Rosenbrock23()))
+        'AutoTsit5(Rosenbrock23)'
+    """
+    return AutoSwitch(Tsit5(), resolve(stiff))
+
+
+def AutoDopri5(stiff: Method | str) -> AutoSwitch:
+    """As :func:`AutoTsit5`, with Dopri5 (SciML's ``AutoDP5``)."""
+    return AutoSwitch(Dopri5(), resolve(stiff))
+
+
+def AutoVern7(stiff: Method | str) -> AutoSwitch:
+    """As :func:`AutoTsit5`, with Vern7."""
+    return AutoSwitch(Vern7(), resolve(stiff))
+
+
+def AutoVern9(stiff: Method | str) -> AutoSwitch:
+    """As :func:`AutoTsit5`, with Vern9."""
+    return AutoSwitch(Vern9(), resolve(stiff))
+
+
+CATALOGUE: tuple[type[Method], ...] = (
+    Tsit5,
+    Dopri5,
+    Dopri8,
+    Bosh3,
+    Heun,
+    Fehlberg2,
+    Vern7,
+    Vern9,
+    Euler,
+    Midpoint,
+    RK4,
+    ABM4,
+    Rosenbrock23,
+    Rodas5P,
+    KenCarp4,
+    Kvaerno5,
+    QNDF,
+)
+_AUTO = {"autotsit5": AutoTsit5, "autodp5": AutoDopri5, "autodopri5": AutoDopri5}
+_AUTO |= {"autovern7": AutoVern7, "autovern9": AutoVern9}
+_BY_NAME = {alias: kind for kind in CATALOGUE for alias in (kind.name, *kind.aliases)}
+
+
+def resolve(method: Method | type[Method] | str) -> Method:
+    """A method object for a name such as ``"tsit5"``, ``"Tsit5"`` or ``"AutoTsit5(Rosenbrock23)"``.
+
+    Raises:
+        UnknownNameError: a name that is none of them (the nearest one is in the message).
+    """
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, type) and issubclass(method, Method):
+        return method()
+    if isinstance(method, str):
+        text = method.strip().lower().replace("()", "")
+        if text in _BY_NAME:
+            return _BY_NAME[text]()
+        auto = re.fullmatch(r"(auto\w+)\((\w+)\)", text)
+        if auto and auto[1] in _AUTO:
+            return _AUTO[auto[1]](auto[2])
+    raise UnknownNameError("method", method, [*_BY_NAME, "AutoTsit5(Rosenbrock23)"])

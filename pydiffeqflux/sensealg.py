@@ -1,0 +1,171 @@
+"""How a solution is differentiated: SciMLSensitivity's names and options, as plain descriptions.
+
+A backend decides what it does with them; nothing here computes. Every option that a description does
+not mention is the forward solve's own (its method, tolerances, step limit).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .errors import InvalidArgumentError, UnknownNameError
+
+
+@dataclass(frozen=True)
+class SenseAlg:
+    """Base of the sensitivity algorithms."""
+
+    names: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+
+@dataclass(frozen=True)
+class DiscreteAdjoint(SenseAlg):
+    """Discretise, then optimise: the exact gradient of the computed solution.
+
+    Args:
+        checkpoints: ``None`` keeps every step in memory (fastest; differentiable any number of times).
+            ``"sqrt"`` keeps about the square root of the number of steps and recomputes the rest during
+            the backward pass. An integer keeps that many.
+        second_order: implicit methods only: carry the second derivative through the implicit equations
+            too, at about the cost of one Newton iteration with a differentiable Jacobian a stage.
+
+    Source: Griewank & Walther, "Algorithm 799: revolve" (2000), for checkpointing in general; the
+    square-root schedule is Chen et al., "Training deep nets with sublinear memory cost" (2016).
+
+    Example:
+        >>> from pydiffeqflux import DiscreteAdjoint
+        >>> DiscreteAdjoint(checkpoints="sqrt").name
+        'DiscreteAdjoint'
+    """
+
+    checkpoints: int | str | None = None
+    second_order: bool = False
+    names: ClassVar[tuple[str, ...]] = ("discrete", "autograd")
+
+    def __post_init__(self) -> None:
+        ok = self.checkpoints in (None, "sqrt") or (
+            isinstance(self.checkpoints, int) and not isinstance(self.checkpoints, bool) and self.checkpoints > 0
+        )
+        if not ok:
+            raise InvalidArgumentError(
+                f"checkpoints={self.checkpoints!r}: give a positive integer, 'sqrt', or None to keep every step."
+            )
+
+
+@dataclass(frozen=True)
+class _Continuous(SenseAlg):
+    """Options shared by the algorithms that solve an adjoint differential equation backwards.
+
+    Args:
+        method: method of the backward solve; the forward method where ``None``.
+        rtol, atol: tolerances of the backward solve; the forward ones where ``None``.
+    """
+
+    method: Any = None
+    rtol: float | None = None
+    atol: float | None = None
+
+
+@dataclass(frozen=True)
+class BacksolveAdjoint(_Continuous):
+    """Solve state, adjoint and parameter gradient backwards together: O(1) memory, unfit for stiff problems.
+
+    Args:
+        checkpointing: put the state back onto the forward solution at every saved time, as
+            torchdiffeq and SciMLSensitivity do; ``False`` trusts the reverse solve throughout.
+        seminorm: leave the parameter gradient out of the error norm ("Hey, that's not an ODE",
+            Kidger, Chen & Lyons 2021), which saves steps.
+
+    Source: Chen et al., "Neural ordinary differential equations" (2018).
+    """
+
+    checkpointing: bool = True
+    seminorm: bool = False
+    names: ClassVar[tuple[str, ...]] = ("backsolve",)
+
+
+@dataclass(frozen=True)
+class InterpolatingAdjoint(_Continuous):
+    """Solve adjoint and parameter gradient backwards along the forward solution's dense output.
+
+    Args:
+        checkpointing: keep only the state at the saved times and solve again between two of them, instead
+            of keeping the dense output of the whole solve.
+
+    Source: Rackauckas et al., "A comparison of automatic differentiation and continuous sensitivity
+    analysis for derivatives of differential equation solutions" (2018), arXiv:1812.01892.
+    """
+
+    checkpointing: bool = False
+    names: ClassVar[tuple[str, ...]] = ("interpolating",)
+
+
+@dataclass(frozen=True)
+class QuadratureAdjoint(_Continuous):
+    """Solve the adjoint alone, densely; then integrate the parameter gradient by adaptive Gauss-Kronrod.
+
+    Args:
+        abstol, reltol: tolerances of the quadrature.
+
+    Source: as for :class:`InterpolatingAdjoint`.
+    """
+
+    abstol: float = 1e-6
+    reltol: float = 1e-3
+    names: ClassVar[tuple[str, ...]] = ("quadrature",)
+
+
+@dataclass(frozen=True)
+class GaussAdjoint(_Continuous):
+    """Solve the adjoint alone; sum the parameter gradient by Gauss quadrature on each backward step.
+
+    Args:
+        checkpointing: as for :class:`InterpolatingAdjoint`.
+
+    Source: Norcliffe & Deisenroth, "Faster training of neural ODEs using Gauss-Legendre quadrature" (2023).
+    """
+
+    checkpointing: bool = False
+    names: ClassVar[tuple[str, ...]] = ("gauss",)
+
+
+@dataclass(frozen=True)
+class ForwardSensitivity(SenseAlg):
+    """Solve the sensitivity equations dS/dt = (df/dy) S + df/dp next to the state: for few parameters.
+
+    Source: Hairer, Norsett & Wanner, "Solving Ordinary Differential Equations I", section I.14.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ("forward",)
+
+
+ALL: tuple[type[SenseAlg], ...] = (
+    DiscreteAdjoint,
+    BacksolveAdjoint,
+    InterpolatingAdjoint,
+    QuadratureAdjoint,
+    GaussAdjoint,
+    ForwardSensitivity,
+)
+
+
+def resolve(sensealg: SenseAlg | str | None) -> SenseAlg | None:
+    """An object for a name such as ``"GaussAdjoint"`` or ``"gauss"``; objects and ``None`` as they are.
+
+    Raises:
+        UnknownNameError: a name that is none of them (the nearest one is in the message).
+    """
+    if sensealg is None or isinstance(sensealg, SenseAlg):
+        return sensealg
+    if isinstance(sensealg, type) and issubclass(sensealg, SenseAlg):
+        return sensealg()
+    if isinstance(sensealg, str):
+        for kind in ALL:
+            if sensealg.lower() in (kind.__name__.lower(), *kind.names):
+                return kind()
+    raise UnknownNameError("sensealg", sensealg, [kind.__name__ for kind in ALL])

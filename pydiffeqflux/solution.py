@@ -1,0 +1,134 @@
+"""What a solve returns: the same object from every backend."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .errors import DenseOutputError
+from .state import State, leaves_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class Status(enum.Enum):
+    """How a solve ended."""
+
+    SUCCESS = "success"
+    EVENT = "event"
+    MAX_STEPS = "max steps"
+    STEP_UNDERFLOW = "step underflow"
+    NON_FINITE = "non-finite"
+    NOT_CONVERGED = "not converged"
+
+    @property
+    def ok(self) -> bool:
+        """True for an ordinary end: the end of the span, or a terminal event."""
+        return self in (Status.SUCCESS, Status.EVENT)
+
+
+@dataclass
+class Stats:
+    """What a solve cost, and what was picked for it.
+
+    In per-sample mode ``naccept`` and ``nreject`` are integer tensors of shape ``(B,)``.
+    """
+
+    nf: int = 0  #: evaluations of the right-hand side
+    naccept: int | Tensor = 0  #: accepted steps
+    nreject: int | Tensor = 0  #: rejected steps
+    njac: int = 0  #: Jacobians
+    time: float = 0.0  #: wall time of the forward solve, in seconds
+    backend: str = ""
+    method: str = ""
+    sensealg: str = ""  #: the sensitivity algorithm used, "none" where no gradient was wanted
+    reason: str = ""  #: why that one
+
+
+@dataclass
+class EventRecord:
+    """Where one event happened.
+
+    Attributes:
+        ts: ``(n,)`` event times, differentiable; in per-sample mode a list with one such tensor a row.
+        ys: the state before ``affect`` at each of them, time first; a list likewise.
+    """
+
+    ts: Any
+    ys: Any
+
+
+@dataclass
+class Solution:
+    """The solution of a problem.
+
+    Attributes:
+        ts: ``(T,)`` saved times; every step where ``saveat`` was None.
+        ys: the state at each of them, time first: ``(T, *y0.shape)``, in ``y0``'s structure.
+        stats: what it cost and what was picked.
+        status: how it ended.
+        events: one :class:`EventRecord` for each event given to ``solve``.
+
+    Calling it, ``sol(t)``, evaluates the dense output: at a number or 0-dim tensor the state, at a 1-D
+    tensor or sequence of times the states, time first. With ``DiscreteAdjoint()`` it is differentiable.
+
+    Example:
+        >>> import torch, pydiffeqflux as pdf
+        >>> sol = pdf.solve(pdf.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0)), rtol=1e-6)
+        >>> round(float(sol(0.5)), 4)
+        0.6065
+    """
+
+    ts: Tensor
+    ys: State
+    stats: Stats
+    status: Status
+    events: list[EventRecord] = field(default_factory=list)
+    dense: Callable[[Any], State] | None = field(default=None, repr=False)
+    #: In per-sample mode the status of each row.
+    statuses: list[Status] | None = None
+
+    @property
+    def success(self) -> bool:
+        """Whether the solve reached its end (or a terminal event)."""
+        return self.status.ok
+
+    def __call__(self, t: float | Tensor | Sequence[float]) -> State:
+        if self.dense is None:
+            raise DenseOutputError(
+                "this solution kept no dense output: solve with dense=True (the default of solve) and a method that"
+                " has one, or give the times as saveat."
+            )
+        return self.dense(t)
+
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        components: Sequence[int] | None = None,
+        labels: Sequence[str] | None = None,
+        points: int = 400,
+    ) -> Axes:
+        """Draw the components over time, smoothly where there is dense output, and return the axes.
+
+        Args:
+            ax: Matplotlib axes to draw into; new ones where None.
+            components: which entries of the flattened state to draw; the first ten where None.
+            labels: a name for each drawn component.
+            points: how many times the dense output is evaluated at.
+        """
+        from ._plot import plot_solution
+
+        return plot_solution(self, ax, components, labels, points)
+
+    def flat(self, states: State) -> Tensor:
+        """``states`` (time first) as one real tensor ``(T, n)``, for drawing and for norms."""
+        found, _ = leaves_of(states, "ys")
+        rows = [torch.view_as_real(x).flatten(1) if x.is_complex() else x.flatten(1) for _, x in found]
+        return torch.cat([row.detach().cpu().double() for row in rows], dim=1)
