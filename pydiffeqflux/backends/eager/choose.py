@@ -1,0 +1,30 @@
+"""Picking a sensitivity algorithm where the user named none."""
+
+from __future__ import annotations
+
+import torch
+
+from ...methods import Method
+from ...problem import ODEProblem
+from ...sensealg import DiscreteAdjoint, SenseAlg
+from ..backend import SolveOptions
+
+#: Entries of the state above which keeping every stage of every step is likely to be what fills memory.
+LARGE_STATE = 1 << 18
+
+
+def choose_sensealg(problem: ODEProblem, method: Method, options: SolveOptions) -> tuple[SenseAlg | None, str]:
+    """The algorithm and why. None means that nothing is recorded.
+
+    The discrete adjoint is the exact gradient of what was computed, reaches everything (times and events
+    too) and, with its evaluations' graphs kept, costs the fewest evaluations; only its memory grows with the
+    number of steps, so large states are checkpointed.
+    """
+    if not torch.is_grad_enabled():
+        return None, "gradients are disabled"
+    if options.sensealg is not None:
+        return options.sensealg, "asked for"
+    size = problem.packed.numel()
+    if size > LARGE_STATE and not options.events and not options.per_sample:
+        return DiscreteAdjoint(checkpoints="sqrt"), f"a state of {size} entries: memory before speed"
+    return DiscreteAdjoint(), "exact for the computed solution, and the fewest evaluations"

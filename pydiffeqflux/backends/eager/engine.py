@@ -1,0 +1,43 @@
+"""The native backend: any torch function, solved and differentiated in eager torch."""
+
+from __future__ import annotations
+
+import time
+
+from ...methods import Method
+from ...problem import ODEProblem
+from ...sensealg import DiscreteAdjoint
+from ...solution import Solution
+from ..backend import SolveOptions
+from . import joint
+from .catalogue import stepper_for
+from .choose import choose_sensealg
+from .control import Tolerances, rms_norm
+from .failure import failure
+
+
+class EagerBackend:
+    """``backend="torch"``."""
+
+    name = "torch"
+
+    def solve(self, problem: ODEProblem, method: Method, options: SolveOptions) -> Solution:
+        began = time.perf_counter()
+        sensealg, reason = choose_sensealg(problem, method, options)
+        tol = Tolerances(options.rtol, options.atol, options.norm or rms_norm)
+        second_order = isinstance(sensealg, DiscreteAdjoint) and sensealg.second_order
+        stepper = stepper_for(method, tol, batched=problem.batched, second_order=second_order)
+        if options.per_sample:
+            from . import per_sample
+
+            solution, message = per_sample.solve(problem, stepper, sensealg, options)
+        else:
+            solution, message = joint.solve(problem, method, stepper, sensealg, options)
+        stats = solution.stats
+        stats.time = time.perf_counter() - began
+        stats.backend, stats.method = self.name, str(method)
+        stats.sensealg, stats.reason = ("none" if sensealg is None else sensealg.name), reason
+        if options.throw and not solution.status.ok:
+            last = None if options.per_sample else float(solution.ts[-1])  # rows fail at times of their own
+            raise failure(solution.status, message, last, (problem.t0.value, problem.t1.value), method)
+        return solution

@@ -1,0 +1,145 @@
+"""Events in joint mode: finding where a condition crosses zero, and the gradient of that time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from ...callbacks import Event
+from ...errors import ShapeError
+from ...problem import TimePoint
+from .dense import Interpolant
+from .rhs import Rhs
+from .stepper import Scalar
+
+Path = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Crossing:
+    """One event that happened: which, when, and the state just before anything was done about it."""
+
+    index: int
+    t: TimePoint
+    y: Tensor
+
+
+def condition(rhs: Rhs, event: Event, t: Scalar, y: Tensor) -> Tensor:
+    """The event's condition at a packed state, as a 1-D tensor."""
+    value = event.condition(rhs.time(t), y if rhs.spec is None else rhs.spec.unflatten(y))
+    if not isinstance(value, Tensor) or value.is_complex():
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise ShapeError(f"an event's condition must return a real tensor (a scalar, or one value a row); got {kind}.")
+    return value.reshape(-1)
+
+
+class EventWatch:
+    """Watches the conditions of a solve, step by step."""
+
+    def __init__(self, rhs: Rhs, events: Sequence[Event], direction: float):
+        self.rhs, self.events, self.direction = rhs, events, direction
+        self._signs: list[Tensor] = []
+        self._passed: list[Crossing] = []
+
+    @torch.no_grad()
+    def begin(self, t: float, y: Tensor) -> None:
+        """Signs at the start. Within rounding of zero a sign means nothing: the next probe decides then."""
+        self._signs = []
+        for event in self.events:
+            value = condition(self.rhs, event, t, y)
+            noise = 64 * torch.finfo(value.dtype).eps * (1.0 + y.abs().amax())
+            self._signs.append(torch.where(value.abs() <= noise, 0, value.sign()))
+
+    def check(
+        self, t: float, dt: float, t_next: float, y1: Tensor, piece: Interpolant, clock: tuple[Tensor, Scalar] | None
+    ) -> Crossing | None:
+        """The first crossing in the step that ends the stretch, if any; see also :meth:`passed`."""
+        found: list[tuple[float, int]] = []
+        with torch.no_grad():
+            for index, event in enumerate(self.events):
+                found.extend((theta, index) for theta in self._roots(index, event, t, dt, t_next, y1, piece))
+        self._passed = []
+        for theta, index in sorted(found):
+            crossing = self._crossing(theta, index, t, dt, piece, clock)
+            if self.events[index].terminal or self.events[index].affect is not None:
+                return crossing
+            self._passed.append(crossing)
+        return None
+
+    def passed(self) -> list[Crossing]:
+        """The crossings of the last checked step that were only to be recorded, up to the one that stopped."""
+        return self._passed
+
+    def _roots(
+        self, index: int, event: Event, t: float, dt: float, t_next: float, y1: Tensor, piece: Interpolant
+    ) -> list[float]:
+        n = event.interp_points
+        thetas = [(i + 1) / (n + 1) for i in range(n)]
+        states = [*piece.at(thetas).unbind(0), y1] if thetas else [y1]
+        roots: list[float] = []
+        left = 0.0
+        for theta, state in zip([*thetas, 1.0], states, strict=True):
+            when = t_next if theta == 1.0 else t + theta * dt
+            sign = condition(self.rhs, event, when, state).sign()
+            before = self._signs[index]
+            changed = (sign != before) & (before != 0)
+            if event.direction != 0:  # up or down along the direction in which the solve runs
+                changed &= sign * event.direction >= 0
+            for k in changed.nonzero().flatten().tolist():
+                roots.append(self._root(event, k, t, dt, piece, left, theta))
+            # A condition that is exactly zero here has been counted; its next sign is read off afresh.
+            self._signs[index] = sign
+            left = theta
+        return roots
+
+    def _root(
+        self, event: Event, k: int, t: float, dt: float, piece: Interpolant, left: float, right: float
+    ) -> float:
+        def value(theta: float) -> float:
+            return float(condition(self.rhs, event, t + theta * dt, piece.at([theta])[0])[k])
+
+        low, high = value(left), value(right)
+        if low == 0.0 or high == 0.0 or (low > 0) == (high > 0):
+            return right if high == 0.0 or abs(high) <= abs(low) else left
+        return float(brentq(value, left, right, xtol=1e-15, rtol=1e-14))
+
+    def _crossing(
+        self, theta: float, index: int, t: float, dt: float, piece: Interpolant, clock: tuple[Tensor, Scalar] | None
+    ) -> Crossing:
+        when = t + theta * dt
+        if not torch.is_grad_enabled():
+            return Crossing(index, TimePoint(when), piece.at([theta])[0])
+        start, size = clock if clock is not None else (torch.tensor(t, dtype=torch.float64, device=piece.y0.device), dt)
+
+        def path(time: Tensor) -> Tensor:
+            return piece.at_tensor((time - start) / size)
+
+        return differentiable_crossing(self.rhs, self.events[index], index, when, path)
+
+
+def differentiable_crossing(rhs: Rhs, event: Event, index: int, when: float, path: Path) -> Crossing:
+    """The crossing at time ``when`` with its gradient, by the implicit function theorem.
+
+    Two Newton steps on ``condition(t, path(t)) = 0`` from the known root: they do not move it, but their
+    derivatives are the root's, up to the third order.
+    """
+    start = torch.tensor(when, dtype=torch.float64, device=rhs.device)
+
+    def gap(time: Tensor) -> Tensor:
+        values = condition(rhs, event, time, path(time))
+        return values[values.detach().abs().argmin()] if values.numel() > 1 else values[0]
+
+    time = start
+    for _ in range(2):
+        slope, value = torch.func.grad_and_value(gap)(time)
+        # A tangential touch has no derivative; leave the time constant rather than divide by zero.
+        safe = torch.where(slope == 0, torch.ones_like(slope), slope)
+        move = torch.where(slope == 0, torch.zeros_like(slope), value / safe)
+        time = time - (move - move.detach())
+    if not time.requires_grad:
+        return Crossing(index, TimePoint(when), path(start))
+    return Crossing(index, TimePoint(when, time), path(time))

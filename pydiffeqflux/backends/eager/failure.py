@@ -1,0 +1,28 @@
+"""What a failed solve says: which error, where, and the way out."""
+
+from __future__ import annotations
+
+from ...errors import ConvergenceError, MaxStepsError, NonFiniteError, SolveError, StepUnderflowError
+from ...methods import Method
+from ...solution import Status
+
+_ERRORS: dict[Status, tuple[type[SolveError], str]] = {
+    Status.MAX_STEPS: (MaxStepsError, "raise max_steps, loosen rtol/atol, or try a stiff method such as 'rodas5p'"),
+    Status.STEP_UNDERFLOW: (
+        StepUnderflowError,
+        "the solution may blow up there, or be stiff (try method='rodas5p'), or the tolerances may be too tight for"
+        " the state's dtype",
+    ),
+    Status.NON_FINITE: (NonFiniteError, "check the model for overflow and division by zero near that time"),
+    Status.NOT_CONVERGED: (ConvergenceError, "try a smaller dt_max or a Rosenbrock method such as 'rodas5p'"),
+}
+
+
+def failure(status: Status, message: str, t: float | None, span: tuple[float, float], method: Method) -> SolveError:
+    """The exception for a solve that stopped at time ``t``; None where the message says when."""
+    kind, way_out = _ERRORS[status]
+    where = "" if t is None else f" at t={t:.6g}"
+    return kind(
+        f"{message}{where} (of t_span={span}, method={method}); {way_out}; or pass throw=False to get the part"
+        f" that was solved."
+    )

@@ -1,0 +1,355 @@
+"""The integration loop in joint mode: one step size for the whole state.
+
+Time runs as a Python float. Where the ends of the span carry gradients, a tensor clock runs beside it: step
+sizes are the controller's (constants), except for the last step, which is cut so as to end at ``t1`` and so
+depends on both ends. With gradients enabled everything here records its autograd graph, which *is* the
+discretise-then-optimise adjoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...callbacks import Event
+from ...controllers import PIDController
+from ...problem import SaveTimes, TimePoint
+from ...solution import Status
+from .control import Controller, Tolerances, initial_step, to_float
+from .dense import Interpolant, Piecewise
+from .events import Crossing, EventWatch
+from .rhs import Rhs
+from .stepper import Scalar, Step, Stepper
+
+#: Called with t, y and the signed step size.
+Hook = Callable[[float, Tensor, float], None]
+
+
+@dataclass
+class Settings:
+    """Everything the loop needs to know besides the problem."""
+
+    tol: Tolerances
+    controller: PIDController = field(default_factory=PIDController)
+    max_steps: int = 100_000
+    #: Step of a fixed-step method; None steps from save to save. First step of an adaptive one; None estimates.
+    dt: float | None = None
+    dt_min: float = 0.0
+    dt_max: float = math.inf
+    #: Times that a step must end at; after each of them the method starts afresh (a jump of f).
+    stops: Sequence[float] = ()
+    progress: Callable[[float], None] | None = None
+    on_step: Hook | None = None
+    on_accept: Hook | None = None
+    on_reject: Hook | None = None
+    #: Told of every accepted step before it is taken note of: the loop, the step's dt and its target.
+    recorder: Callable[[Integration, float, float | None], None] | None = None
+
+
+@dataclass
+class Counts:
+    """Steps so far; shared by the segments of one solve, so that ``max_steps`` bounds them together."""
+
+    naccept: int = 0
+    nreject: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.naccept + self.nreject
+
+
+@dataclass
+class Outcome:
+    """What one smooth stretch of a solve (no jump of the state inside) came to."""
+
+    status: Status
+    y1: Tensor
+    t1: TimePoint
+    #: Saved times that were reached, as indices into the save times, and the states there.
+    saved: list[Tensor] = field(default_factory=list)
+    #: Every accepted step's end, where no save times were given.
+    step_times: list[Scalar] = field(default_factory=list)
+    step_states: list[Tensor] = field(default_factory=list)
+    #: The terminal or state-changing event that ended the stretch, and the others seen on the way.
+    stopped_by: Crossing | None = None
+    crossings: list[Crossing] = field(default_factory=list)
+    message: str = ""
+
+
+class Integration:
+    """One smooth stretch from ``t0`` to ``t1``; :meth:`run` does it."""
+
+    def __init__(
+        self,
+        rhs: Rhs,
+        stepper: Stepper,
+        settings: Settings,
+        t0: TimePoint,
+        t1: TimePoint,
+        saves: SaveTimes | None,
+        *,
+        counts: Counts,
+        pieces: Piecewise | None = None,
+        events: Sequence[Event] = (),
+        keep_steps: bool = False,
+    ):
+        self.rhs, self.stepper, self.settings = rhs, stepper, settings
+        self.t0, self.t1, self.saves = t0, t1, saves
+        self.counts, self.pieces, self.keep_steps = counts, pieces, keep_steps
+        self.sign = math.copysign(1.0, t1.value - t0.value)
+        self.watch = EventWatch(rhs, events, self.sign) if events else None
+        self.control = Controller(settings.controller)
+        # The tensor clock runs only where somebody may ask for its gradient.
+        self.clock: Tensor | None = None
+        self.end: Tensor | None = None
+        if torch.is_grad_enabled() and (t0.differentiable or t1.differentiable):
+            wide = torch.float32 if rhs.device.type == "mps" else torch.float64
+            as_tensor = lambda p: (  # noqa: E731
+                p.tensor.to(rhs.device, wide)
+                if p.differentiable
+                else torch.tensor(p.value, dtype=wide, device=rhs.device)
+            )
+            self.clock, self.end = as_tensor(t0), as_tensor(t1)
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def run(self, y0: Tensor) -> Outcome:
+        """Integrate from ``y0`` until the end, an event, or a failure."""
+        self.t, self.y = self.t0.value, y0
+        self.out = Outcome(Status.SUCCESS, y0, self.t0)
+        self.next_save = 0
+        self._stops = self._stops_ahead()
+        self.carry = self.stepper.start(self.rhs, self.now(), y0)
+        if not self._begin(y0):
+            return self.out
+        if self.watch:
+            self.watch.begin(self.t, y0)
+        self.save_start(y0)
+        while True:
+            if self.counts.total >= self.settings.max_steps:
+                return self._fail(Status.MAX_STEPS, f"max_steps={self.settings.max_steps} steps were not enough")
+            dt, target, clipped = self._next_dt()
+            if abs(dt) <= self._smallest_step() and not clipped:
+                return self._underflow()
+            if self.settings.on_step:
+                self.settings.on_step(self.t, self.y, dt)
+            size = self.size(dt, target)
+            step = self.stepper.step(self.rhs, self.now(), size, self.y, self.carry)
+            if not self._judge(step, dt):
+                continue
+            if self.advance(step, dt, size, target):
+                return self.out
+
+    def _begin(self, y0: Tensor) -> bool:
+        """Choose the first step; False where the right-hand side is not finite at the start."""
+        slope = self.stepper.slope(self.carry)
+        if not self.stepper.adaptive:
+            self.dt = self.settings.dt
+            return True
+        if self.settings.dt is not None:
+            self.dt = abs(self.settings.dt)
+        else:
+            f0 = self.rhs(self.now(), y0) if slope is None else slope
+            span = self.t1.value - self.t0.value
+            with torch.no_grad():
+                finite = to_float(torch.isfinite(f0).all().logical_not().to(torch.float32)) == 0.0
+            if not finite:
+                self._fail(Status.NON_FINITE, "the right-hand side is NaN or infinite at the initial state")
+                return False
+            self.dt = initial_step(self.rhs, self.stepper, self.t0.value, span, y0, f0, self.settings.tol)
+        return True
+
+    def now(self) -> Scalar:
+        return self.t if self.clock is None else self.clock
+
+    def size(self, dt: float, target: float | None) -> Scalar:
+        """The step as the method gets it: a tensor where it is cut so as to end at a differentiable time."""
+        if self.end is not None and self.clock is not None and target == self.t1.value:
+            return (self.end - self.clock).to(self.rhs.time_dtype)
+        return dt
+
+    def _smallest_step(self) -> float:
+        return max(4 * math.ulp(self.t), 1e-300)
+
+    def _stops_ahead(self) -> list[float]:
+        ahead = {s for s in self.settings.stops if self.t0.value * self.sign < s * self.sign < self.t1.value * self.sign}
+        return sorted(ahead, key=lambda s: s * self.sign)
+
+    def _next_dt(self) -> tuple[float, float | None, bool]:
+        """The signed step, the time it must end at (None: anywhere), and whether it was cut to do so."""
+        target = self._stops[0] if self._stops else self.t1.value
+        if self.dt is None:  # a fixed-step method along the save times
+            assert self.saves is not None
+            ahead = [s for s in self.saves.values[self.next_save :] if (s - self.t) * self.sign > 0]
+            target = ahead[0] if ahead else target
+            return target - self.t, target, True
+        dt = self.dt if not self.stepper.adaptive else min(max(self.dt, self.settings.dt_min), self.settings.dt_max)
+        left = abs(target - self.t)
+        # A hair short of the target counts as there, or a step of rounding size would follow.
+        if dt >= left * (1 - 1e-10):
+            exact = not self.stepper.adaptive and abs(dt - left) <= 1e-9 * left
+            return (math.copysign(dt, self.sign) if exact else target - self.t), target, True
+        return math.copysign(dt, self.sign), None, False
+
+    # -- one step ---------------------------------------------------------------------------------
+
+    def _judge(self, step: Step, dt: float) -> bool:
+        """Accept or reject the step, and set the next step size."""
+        order = self.stepper.error_order if step.error_order is None else step.error_order
+        if not step.converged:
+            self._reject(dt, 0.25, "not converged")
+            return False
+        if step.error is None:
+            return True
+        ratio = to_float(self.settings.tol.ratio(step.error, self.y, step.y1))
+        self.ratio = ratio
+        if ratio <= 1.0 or (abs(dt) <= self.settings.dt_min and math.isfinite(ratio)):
+            factor = step.factor if step.factor is not None else self.control.accepted(ratio, order)
+            grown = abs(dt) * factor
+            # A step that was cut short says nothing against the size that had been planned.
+            planned = self.dt if self.dt is not None and abs(dt) < self.dt * 0.999 else 0.0
+            self.dt = max(grown, planned) if step.factor is None else (planned or grown)
+            return True
+        self._reject(dt, self.control.rejected(ratio, order), "" if math.isfinite(ratio) else "non-finite")
+        return False
+
+    def _reject(self, dt: float, factor: float, why: str) -> None:
+        self.counts.nreject += 1
+        self._why = why
+        self.dt = abs(dt) * factor
+        if self.settings.on_reject:
+            self.settings.on_reject(self.t, self.y, dt)
+
+    def advance(self, step: Step, dt: float, size: Scalar, target: float | None) -> bool:
+        """Move past an accepted step: events, saves, bookkeeping. True when the stretch is over."""
+        self.counts.naccept += 1
+        self._why = ""
+        if self.settings.on_accept:
+            self.settings.on_accept(self.t, self.y, dt)
+        if self.settings.recorder:
+            self.settings.recorder(self, dt, target)
+        t_next = self.t + dt if target is None else target
+        piece: Interpolant | None = None
+        if self.watch or self.pieces is not None or self._saves_inside(t_next):
+            piece = step.interpolant()
+        if self.watch and piece is not None:
+            crossing = self.watch.check(self.t, dt, t_next, step.y1, piece, self._clock_of(size))
+            if crossing is not None:
+                self._stop_at(crossing, piece, dt, size)
+                return True
+            self.out.crossings.extend(self.watch.passed())
+        if piece is not None:
+            self.save_inside(piece, t_next, size)
+            if self.pieces is not None:
+                self.pieces.append(self.t, t_next - self.t, piece)
+        if self.clock is not None:
+            self.clock = self.clock + size
+        self.t, self.y, self.carry = t_next, step.y1, step.carry
+        if self.keep_steps:
+            self.out.step_times.append(self.now())
+            self.out.step_states.append(self.y)
+        if self.settings.progress:
+            self.settings.progress(self.t)
+        if target is not None and target == self.t1.value:
+            self._save_end()
+            self.out.y1, self.out.t1 = self.y, self.t1
+            return True
+        if target is not None and self._stops and target == self._stops[0]:
+            self._stops.pop(0)
+            self.carry = self.stepper.start(self.rhs, self.now(), self.y)
+        if self.carry is None:
+            self.carry = self.stepper.start(self.rhs, self.now(), self.y)
+        return False
+
+    def _clock_of(self, size: Scalar) -> tuple[Tensor, Scalar] | None:
+        return None if self.clock is None else (self.clock, size)
+
+    # -- saving -----------------------------------------------------------------------------------
+
+    def _saves_inside(self, t_next: float) -> bool:
+        if self.saves is None or self.next_save >= len(self.saves.values):
+            return False
+        s = self.saves.values[self.next_save]
+        return (t_next - s) * self.sign >= 0 and s != self.t1.value
+
+    def save_start(self, y0: Tensor) -> None:
+        if self.keep_steps:
+            self.out.step_times.append(self.now())
+            self.out.step_states.append(y0)
+        if self.saves is not None and self.saves.values and self.saves.values[0] == self.t0.value:
+            self.out.saved.append(self._moved(y0, 0, self.clock, self.stepper.slope(self.carry)))
+            self.next_save = 1
+
+    def save_inside(self, piece: Interpolant, t_next: float, size: Scalar) -> None:
+        """States at the save times in ``(t, t_next]``, but for one at the very end of the span."""
+        if self.saves is None:
+            return
+        first = self.next_save
+        while self._saves_inside(t_next):
+            self.next_save += 1
+        due = range(first, self.next_save)
+        if not due:
+            return
+        if self.clock is None and self.saves.tensor is None:
+            assert isinstance(size, float)
+            self.out.saved.extend(piece.at([(self.saves.values[i] - self.t) / size for i in due]).unbind(0))
+            return
+        start = self.clock if self.clock is not None else torch.tensor(self.t, dtype=torch.float64)
+        for i in due:
+            point = self.saves.point(i)
+            when = torch.tensor(self.saves.values[i], dtype=start.dtype) if point is None else point.to(start)
+            self.out.saved.append(piece.at_tensor((when.to(start.device) - start) / size))
+
+    def _save_end(self) -> None:
+        if self.saves is not None and self.next_save < len(self.saves.values):
+            self.out.saved.append(self._moved(self.y, self.next_save, self.end, self.stepper.slope(self.carry)))
+            self.next_save += 1
+
+    def _moved(self, y: Tensor, index: int, anchor: Tensor | None, slope: Tensor | None) -> Tensor:
+        """The state at an end of the span, as a function of the save time *and* of that end.
+
+        Both have the same value, so this adds zero; but the save time's gradient is f there, and the end's
+        is less by as much (moving both together must move along the solution once, not twice).
+        """
+        assert self.saves is not None
+        point = self.saves.point(index)
+        if point is None and anchor is None:
+            return y
+        value = self.saves.values[index]
+        when = torch.tensor(value, dtype=torch.float64, device=y.device) if point is None else point.double()
+        base = torch.tensor(value, dtype=torch.float64, device=y.device) if anchor is None else anchor
+        if not (when.requires_grad or base.requires_grad) or not torch.is_grad_enabled():
+            return y
+        f = self.rhs(self.now(), y) if slope is None else slope
+        return y + f * (when - when.detach() - base + base.detach()).to(self.rhs.time_dtype)
+
+    # -- other endings ----------------------------------------------------------------------------
+
+    def _stop_at(self, crossing: Crossing, piece: Interpolant, dt: float, size: Scalar) -> None:
+        """End the stretch at an event inside the last step."""
+        assert self.watch is not None
+        self.out.crossings.extend(self.watch.passed())
+        self.save_inside(piece, crossing.t.value, size)
+        if self.pieces is not None:
+            self.pieces.append(self.t, dt, piece, end=crossing.t.value)
+        self.out.stopped_by = crossing
+        self.out.y1, self.out.t1 = crossing.y, crossing.t
+
+    def _underflow(self) -> Outcome:
+        if self._why == "non-finite":
+            return self._fail(Status.NON_FINITE, "the right-hand side or the state became NaN or infinite")
+        if self._why == "not converged":
+            return self._fail(Status.NOT_CONVERGED, "an implicit stage equation has no solution at the smallest step")
+        return self._fail(Status.STEP_UNDERFLOW, f"the step size fell to {self.dt}")
+
+    _why: str = ""
+
+    def _fail(self, status: Status, message: str) -> Outcome:
+        self.out.status, self.out.message = status, message
+        self.out.y1, self.out.t1 = self.y, TimePoint(self.t)
+        return self.out
+

@@ -1,0 +1,249 @@
+"""A whole solve in joint mode: smooth stretches, joined at doses and events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...callbacks import Affect
+from ...errors import ShapeError
+from ...methods import Method
+from ...problem import ODEProblem, SaveTimes, TimePoint
+from ...sensealg import DiscreteAdjoint, SenseAlg
+from ...solution import EventRecord, Solution, Stats, Status
+from ..backend import SolveOptions
+from .control import Tolerances, rms_norm
+from .dense import Piecewise
+from .events import Crossing
+from .integrate import Counts, Integration, Outcome, Settings
+from .progress import progress_bar
+from .rhs import Rhs
+from .stepper import Stepper
+
+
+@dataclass
+class Stretch:
+    """One smooth stretch, as it is handed to whatever solves (and differentiates) it."""
+
+    t0: TimePoint
+    t1: TimePoint
+    saves: SaveTimes | None
+    pieces: Piecewise | None
+    keep_steps: bool
+
+
+Runner = Callable[[Tensor, Stretch], Outcome]
+
+
+@dataclass
+class _Collected:
+    """What the stretches have come to so far."""
+
+    times: list[Any] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+    crossings: list[Crossing] = field(default_factory=list)
+
+
+def solve(
+    problem: ODEProblem, method: Method, stepper: Stepper, sensealg: SenseAlg | None, options: SolveOptions
+) -> tuple[Solution, str]:
+    """The solution, and (where it failed) what went wrong."""
+    rhs = Rhs(problem.func, problem.spec, problem.packed)
+    counts = Counts()
+    pieces = Piecewise(problem.direction) if options.dense else None
+    with progress_bar(options.progress, problem.t0.value, problem.t1.value) as report:
+        settings = Settings(
+            tol=Tolerances(options.rtol, options.atol, options.norm or rms_norm),
+            controller=options.controller,
+            max_steps=options.max_steps,
+            dt=options.dt,
+            dt_min=options.dt_min,
+            dt_max=options.dt_max,
+            stops=options.stops,
+            progress=report,
+        )
+        run = _runner(problem, rhs, method, stepper, sensealg, settings, counts, options)
+        got, status, message = _chain(problem, rhs, run, options, pieces)
+    if status.ok and not stepper.adaptive and not bool(torch.isfinite(got.states[-1].detach()).all()):
+        status, message = Status.NON_FINITE, "the state became NaN or infinite"
+    solution = _assemble(problem, options, got, status, pieces)
+    solution.stats = Stats(nf=rhs.nf, naccept=counts.naccept, nreject=counts.nreject, njac=rhs.njac)
+    return solution, message
+
+
+def _runner(
+    problem: ODEProblem,
+    rhs: Rhs,
+    method: Method,
+    stepper: Stepper,
+    sensealg: SenseAlg | None,
+    settings: Settings,
+    counts: Counts,
+    options: SolveOptions,
+) -> Runner:
+    """How a stretch is solved: recorded by autograd as it is, or inside an adjoint's autograd function."""
+
+    def plain(y0: Tensor, s: Stretch) -> Outcome:
+        return Integration(
+            rhs,
+            stepper,
+            settings,
+            s.t0,
+            s.t1,
+            s.saves,
+            counts=counts,
+            pieces=s.pieces,
+            events=options.events,
+            keep_steps=s.keep_steps,
+        ).run(y0)
+
+    if sensealg is None or (isinstance(sensealg, DiscreteAdjoint) and sensealg.checkpoints is None):
+        return plain
+    from .adjoints import adjoint_runner  # most solves never need them
+
+    return adjoint_runner(rhs, method, stepper, sensealg, settings, counts, options.events, problem.batched)
+
+
+def _chain(
+    problem: ODEProblem, rhs: Rhs, run: Runner, options: SolveOptions, pieces: Piecewise | None
+) -> tuple[_Collected, Status, str]:
+    """Stretch after stretch until the end, a terminal event, or a failure."""
+    doses = _doses_ahead(problem, options)
+    y, t = problem.packed, problem.t0
+    got, taken = _Collected(), 0
+    keep_steps = options.saves is None and options.unsaved == "steps"
+    y, doses = _apply_due(rhs, doses, t, y)
+    while True:
+        end = doses[0][0] if doses else problem.t1
+        saves = _saves_of(options.saves, taken, end, problem.direction)
+        out = run(y, Stretch(t, end, saves, pieces, keep_steps))
+        got.crossings.extend(out.crossings)
+        got.states.extend(out.saved or out.step_states)
+        got.times.extend(out.step_times)
+        taken += len(out.saved)
+        if not out.status.ok:
+            _close(got, out, options)
+            return got, out.status, out.message
+        y, t = out.y1, out.t1
+        hit = out.stopped_by
+        if hit is not None:
+            got.crossings.append(hit)
+            event = options.events[hit.index]
+            if event.terminal:
+                _close(got, out, options)
+                return got, Status.EVENT, ""
+            assert event.affect is not None
+            y = affected(rhs, event.affect, t, y)
+            if t.value == problem.t1.value:
+                break
+            continue
+        if not doses:
+            break
+        y, doses = _apply_due(rhs, doses, t, y)
+        if t.value == problem.t1.value:
+            break
+    if options.saves is None and options.unsaved == "end":
+        got.states, got.times = [y], [_stamp(problem.t1)]
+    return got, Status.SUCCESS, ""
+
+
+def _close(got: _Collected, out: Outcome, options: SolveOptions) -> None:
+    """A solve that ended early returns the state it ended with as its last one."""
+    if options.saves is None and options.unsaved == "end":
+        got.states.clear()
+        got.times.clear()
+    got.states.append(out.y1)
+    got.times.append(_stamp(out.t1))
+
+
+def _stamp(t: TimePoint) -> float | Tensor:
+    return t.value if t.tensor is None else t.tensor
+
+
+def _doses_ahead(problem: ODEProblem, options: SolveOptions) -> list[tuple[TimePoint, Affect]]:
+    sign = problem.direction
+    low, high = problem.t0.value * sign, problem.t1.value * sign
+    due = [(p, dose.affect) for dose in options.doses for p in dose.points() if low <= p.value * sign <= high]
+    return sorted(due, key=lambda d: d[0].value * sign)
+
+
+def _apply_due(
+    rhs: Rhs, doses: list[tuple[TimePoint, Affect]], t: TimePoint, y: Tensor
+) -> tuple[Tensor, list[tuple[TimePoint, Affect]]]:
+    while doses and doses[0][0].value == t.value:
+        y = affected(rhs, doses[0][1], t, y)
+        doses = doses[1:]
+    return y, doses
+
+
+def affected(rhs: Rhs, affect: Affect, t: TimePoint, y: Tensor) -> Tensor:
+    """The state that ``affect`` makes of ``y``.
+
+    Raises:
+        ShapeError: it does not have the structure and shape of the state.
+    """
+    when = rhs.time(_stamp(t))
+    if rhs.spec is not None:
+        return rhs.spec.flatten(affect(when, rhs.spec.unflatten(y)), "affect's return value")
+    new = affect(when, y)
+    if not isinstance(new, Tensor) or new.shape != y.shape:
+        got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+        raise ShapeError(f"affect returned {got}; it must return the whole new state, of shape {tuple(y.shape)}.")
+    return new.to(y.dtype)
+
+
+def _saves_of(
+    saves: SaveTimes | None, taken: int, end: TimePoint, sign: float
+) -> SaveTimes | None:
+    """The save times of the stretch that ends at ``end``: those not taken yet, up to and including it."""
+    if saves is None:
+        return None
+    upto = taken
+    while upto < len(saves.values) and (end.value - saves.values[upto]) * sign >= 0:
+        upto += 1
+    tensor = None if saves.tensor is None else saves.tensor[taken:upto]
+    return SaveTimes(saves.values[taken:upto], tensor)
+
+
+def _assemble(
+    problem: ODEProblem, options: SolveOptions, got: _Collected, status: Status, pieces: Piecewise | None
+) -> Solution:
+    spec = problem.spec
+    ys = torch.stack(got.states) if got.states else problem.packed[None][:0]
+    ts = _times(problem, options, got, ys)
+    unpack = (lambda x: x) if spec is None else spec.unflatten
+    events = []
+    for index in range(len(options.events)):
+        mine = [c for c in got.crossings if c.index == index]
+        states = torch.stack([c.y for c in mine]) if mine else problem.packed[None][:0]
+        when = [torch.as_tensor(_stamp(c.t), dtype=torch.float64) for c in mine]
+        events.append(EventRecord(torch.stack(when) if when else torch.zeros(0, dtype=torch.float64), unpack(states)))
+    dense = None
+    if pieces is not None and pieces.steps:
+        from .output import dense_output
+
+        dense = dense_output(pieces, spec)
+    return Solution(ts, unpack(ys), Stats(), status, events, dense)
+
+
+def _times(problem: ODEProblem, options: SolveOptions, got: _Collected, ys: Tensor) -> Tensor:
+    """The saved times: the user's own where there are any, with those that an early end added."""
+    dtype = ys.real.dtype if ys.is_complex() else ys.dtype
+    wide = torch.float64 if ys.device.type != "mps" else dtype
+    as_tensor = lambda t: torch.as_tensor(t, dtype=wide, device=ys.device).reshape(1)  # noqa: E731
+    parts = [as_tensor(t) for t in got.times]
+    if options.saves is not None:
+        count = len(ys) - len(got.times)
+        known = options.saves.tensor
+        first = (
+            torch.tensor(options.saves.values[:count], dtype=wide, device=ys.device)
+            if known is None
+            else known[:count].to(ys.device, wide)
+        )
+        parts.insert(0, first)
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=wide, device=ys.device)
+

@@ -1,0 +1,221 @@
+"""Jacobians of the right-hand side, and the linear systems ``(I - h df/dy) x = b`` of implicit methods.
+
+A state is taken apart into real columns here: ``(N,)`` for the whole state, or ``(B, D)`` where its rows are
+independent systems (then there is one small matrix a row). Complex entries count as two reals: the Jacobian
+of a function that is not holomorphic has no complex form.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from ...errors import PyDiffEqFluxError
+from .control import to_float
+from .rhs import Rhs
+from .stepper import Scalar
+
+log = logging.getLogger(__name__)
+
+#: Right-hand sides that torch.func could not transform: for them one vector-Jacobian product at a time.
+_one_by_one: weakref.WeakSet[Rhs] = weakref.WeakSet()
+
+
+def to_columns(y: Tensor, batched: bool) -> Tensor:
+    """The state as real columns: ``(N,)``, or ``(B, D)`` when batched."""
+    if y.is_complex():
+        y = torch.view_as_real(y)
+    return y.reshape(y.shape[0], -1) if batched else y.reshape(-1)
+
+
+def from_columns(columns: Tensor, like: Tensor) -> Tensor:
+    """The inverse of :func:`to_columns`, in the shape and dtype of ``like``."""
+    if like.is_complex():
+        return torch.view_as_complex(columns.reshape(*like.shape, 2))
+    return columns.reshape(like.shape)
+
+
+@dataclass(slots=True)
+class Linearised:
+    """f and its derivatives at one point."""
+
+    #: f(t, y), shaped like the state: it comes with the Jacobian at no cost.
+    f: Tensor
+    #: ``(N, N)``, or ``(B, D, D)`` when batched, over real columns.
+    dfdy: Tensor
+    #: Shaped like the state; None where it was not asked for.
+    dfdt: Tensor | None
+
+
+def jacobian(rhs: Rhs, t: Scalar, y: Tensor, *, batched: bool, with_time: bool = False) -> Linearised:
+    """df/dy (and df/dt) at ``(t, y)``: one evaluation, then a vectorised pass of vector-Jacobian products.
+
+    With gradients enabled the result carries a graph in t, y and the parameters; under ``no_grad`` it is
+    detached. Where ``torch.func`` cannot transform the function (a custom ``autograd.Function`` without a
+    vmap rule, say), the products are formed one at a time instead, and the log says why once.
+    """
+    rhs.njac += 1
+    if rhs.linearise is not None:
+        known: Linearised = rhs.linearise(t, y, batched, with_time)
+        return known
+    time, columns = rhs.time(t), to_columns(y, batched)
+
+    def field(time: Tensor, columns: Tensor) -> Tensor:
+        return to_columns(rhs.evaluate(time, from_columns(columns, y)), batched)
+
+    if rhs not in _one_by_one:
+        try:
+            f, dfdy, dfdt = _vectorised(field, time, columns, with_time)
+            return Linearised(from_columns(f, y), dfdy, None if dfdt is None else from_columns(dfdt, y))
+        except PyDiffEqFluxError:
+            raise
+        except RuntimeError as why:
+            # An error of the function's own comes up again below, and from there as it is.
+            f, dfdy, dfdt = _looped(field, time, columns, with_time)
+            _one_by_one.add(rhs)
+            log.warning("Jacobian rows are formed one by one: torch.func cannot transform the function (%s)", why)
+    else:
+        f, dfdy, dfdt = _looped(field, time, columns, with_time)
+    return Linearised(from_columns(f, y), dfdy, None if dfdt is None else from_columns(dfdt, y))
+
+
+def _cotangents(columns: Tensor) -> Tensor:
+    """One-hot rows ``(D, ...)``; when batched each is set for all samples at once, as they do not interact."""
+    eye = torch.eye(columns.shape[-1], dtype=columns.dtype, device=columns.device)
+    return eye if columns.dim() == 1 else eye.unsqueeze(1).expand(-1, *columns.shape)
+
+
+def _assemble(grad_t: Tensor, grad_y: Tensor, rows: bool) -> tuple[Tensor, Tensor | None]:
+    """Stacked products as df/dy and df/dt; None where a time shared by all samples has summed over them."""
+    if grad_y.dim() == 2:
+        return grad_y, grad_t.reshape(-1)
+    return grad_y.transpose(0, 1), grad_t.reshape(grad_y.shape[0], -1).T if rows else None
+
+
+def _vectorised(
+    field: Any, time: Tensor, columns: Tensor, with_time: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    f, pull = vjp(field, time, columns)
+    dfdy, dfdt = _assemble(*vmap(pull)(_cotangents(columns)), rows=time.dim() > 0)
+    if with_time and dfdt is None:
+        # The product with the time is linear in the cotangent: its own derivative is df/dt, sample by sample.
+        slope, twice = vjp(lambda cotangent: pull(cotangent)[0], torch.zeros_like(f))
+        (dfdt,) = twice(torch.ones_like(slope))
+    return f, dfdy, dfdt if with_time else None
+
+
+def _looped(field: Any, time: Tensor, columns: Tensor, with_time: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # New nodes, so that only what passes through the arguments is differentiated.
+        time, columns = (
+            x.view_as(x) if graph and x.requires_grad else x.detach().requires_grad_() for x in (time, columns)
+        )
+        f = field(time, columns)
+
+        def pull(cotangent: Tensor, create: bool) -> list[Tensor]:
+            if not f.requires_grad:
+                return [torch.zeros_like(time), torch.zeros_like(columns)]
+            found = torch.autograd.grad(
+                f, (time, columns), cotangent, retain_graph=True, create_graph=create, allow_unused=True
+            )
+            return [torch.zeros_like(x) if g is None else g for g, x in zip(found, (time, columns), strict=True)]
+
+        pulled = [pull(cotangent, graph) for cotangent in _cotangents(columns).unbind()]
+        grad_t, grad_y = (torch.stack(parts) for parts in zip(*pulled, strict=True))
+        dfdy, dfdt = _assemble(grad_t, grad_y, rows=time.dim() > 0)
+        if with_time and dfdt is None:
+            cotangent = torch.zeros_like(f).requires_grad_()
+            slope = pull(cotangent, True)[0]
+            dfdt = torch.zeros_like(f)
+            if slope.requires_grad:
+                (found,) = torch.autograd.grad(slope, cotangent, create_graph=graph, allow_unused=True)
+                dfdt = dfdt if found is None else found
+    if not graph:
+        f, dfdy, dfdt = f.detach(), dfdy.detach(), None if dfdt is None else dfdt.detach()
+    return f, dfdy, dfdt if with_time else None
+
+
+class _Solve(torch.autograd.Function):
+    """``W^-1 b`` (or ``W^-T b``) from W's factors, differentiable any number of times in W and b."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(matrix: Tensor, lu: Tensor, pivots: Tensor, b: Tensor, adjoint: bool) -> Tensor:
+        return torch.linalg.lu_solve(lu, pivots, b, adjoint=adjoint)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        matrix, lu, pivots, _, ctx.adjoint = inputs
+        ctx.save_for_backward(matrix, lu, pivots, output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None, Tensor, None]:
+        matrix, lu, pivots, x = ctx.saved_tensors
+        grad_b = _Solve.apply(matrix, lu, pivots, grads[0], not ctx.adjoint)
+        left, right = (x, grad_b) if ctx.adjoint else (grad_b, x)
+        return -left @ right.mT, None, None, grad_b, None
+
+
+@dataclass(slots=True)
+class Factored:
+    """``W = I - h df/dy``, factorised once for many solves."""
+
+    matrix: Tensor
+    lu: Tensor
+    pivots: Tensor
+    batched: bool
+    #: False where W is singular (or not finite): the step has to be tried with another h.
+    regular: bool
+
+    def solve(self, b: Tensor) -> Tensor:
+        """``W^-1 b`` for a state-shaped b; its graph runs through W and b."""
+        columns = to_columns(b, self.batched).unsqueeze(-1)
+        if torch.is_grad_enabled():
+            x = _Solve.apply(self.matrix, self.lu, self.pivots, columns, False)
+        else:
+            x = torch.linalg.lu_solve(self.lu, self.pivots, columns)
+        return from_columns(x.squeeze(-1), b)
+
+
+def factorise(dfdy: Tensor, h: Scalar, *, batched: bool) -> Factored:
+    """Factorise ``I - h dfdy``; h is a number, a 0-dim tensor, or (when batched) one number a row."""
+    eye = torch.eye(dfdy.shape[-1], dtype=dfdy.dtype, device=dfdy.device)
+    if isinstance(h, Tensor):
+        matrix = eye - (h.reshape(-1, 1, 1) if h.dim() else h).to(dfdy.dtype) * dfdy
+    else:
+        matrix = torch.add(eye, dfdy, alpha=-h)
+    lu, pivots, info = torch.linalg.lu_factor_ex(matrix.detach())
+    return Factored(matrix, lu, pivots, batched, regular=to_float(info.any()) == 0.0)
+
+
+def matrix_norm(dfdy: Tensor) -> float:
+    """A bound of the spectral radius (the largest over the samples): the smaller of two induced norms."""
+    size = dfdy.detach().abs()
+    return to_float(torch.minimum(size.sum(-1).amax(-1), size.sum(-2).amax(-1)).max())
+
+
+@dataclass(slots=True)
+class Memo:
+    """The linearisation at a step's start, kept for further attempts: a rejected step moves neither t nor y."""
+
+    linearised: Linearised | None = None
+    _at: tuple[Any, ...] = ()
+
+    def at(self, rhs: Rhs, t: Scalar, y: Tensor, *, batched: bool, with_time: bool) -> Linearised:
+        """As :func:`jacobian`, unless the last call was for the very same point."""
+        # Identity of y and the gradient mode: a replay with gradients must not meet a Jacobian without its graph.
+        here = (rhs, y, t if isinstance(t, float) else id(t), torch.is_grad_enabled(), with_time)
+        known = self._at
+        same = len(known) == len(here) and known[0] is rhs and known[1] is y and known[2:] == here[2:]
+        if self.linearised is None or not same:
+            self.linearised = jacobian(rhs, t, y, batched=batched, with_time=with_time)
+            self._at = here
+        return self.linearised

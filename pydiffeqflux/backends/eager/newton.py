@@ -1,0 +1,164 @@
+"""Implicit stages: solve ``x = h f(t, base + x)``, and differentiate what solves it.
+
+The equation is solved without a graph, by Newton's method with a frozen factorisation. The gradient comes from
+the implicit function theorem afterwards: with ``r(x) = x - h f(t, base + x)`` and W its Jacobian at the solution,
+one further Newton correction ``x - W^-1 r(x)``, whose ``r`` carries the graph and whose W is a constant, has the
+exact first derivative. (Each correction makes one more derivative exact, so two of them carry the second.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import GradientError
+from .control import Tolerances, rms_norm, row_norm, to_float
+from .linear import Factored, factorise, from_columns, jacobian, to_columns
+from .rhs import Rhs
+from .stepper import Scalar
+
+
+@dataclass(slots=True)
+class Solved:
+    """The outcome of a simplified Newton iteration."""
+
+    x: Tensor
+    converged: bool
+    iterations: int
+    #: How fast the last corrections shrank; 0 where a single one was enough.
+    rate: float
+
+
+@dataclass(frozen=True)
+class NewtonSettings:
+    """When an iteration counts as solved.
+
+    The limit on the remaining error, in units of the solve's tolerance, is SciPy's (its Radau and BDF):
+    ``min(0.03, sqrt(rtol))``, but never below what the dtype resolves.
+    """
+
+    tol: Tolerances
+    batched: bool
+    max_iterations: int = 10
+
+    def limit(self, dtype: torch.dtype) -> float:
+        rtol = self.tol.rtol
+        smallest = to_float(rtol.detach().min()) if isinstance(rtol, Tensor) else rtol
+        eps = torch.finfo(dtype).eps
+        return max(10.0 * eps / max(smallest, eps), min(0.03, smallest**0.5))
+
+    def scale(self, y: Tensor) -> Tensor:
+        """The tolerance of each entry, kept away from zero (an ``atol`` of 0 is allowed)."""
+        scale = self.tol.scale(y.abs())
+        return scale.clamp_min(torch.finfo(scale.dtype).tiny ** 0.5)
+
+    def norm(self, scaled: Tensor) -> float:
+        """Root mean square; when batched the worst row's, so that rows do not depend on each other's company."""
+        return to_float(row_norm(to_columns(scaled, True)).max() if self.batched else rms_norm(scaled))
+
+
+@torch.no_grad()
+def solve_stage(
+    rhs: Rhs, t: Scalar, base: Tensor, h: Scalar, guess: Tensor, w: Factored, settings: NewtonSettings
+) -> Solved:
+    """Solve ``x = h f(t, base + x)`` with the frozen factors ``w`` of ``I - h df/dy``; no graph.
+
+    The convergence test is that of Hairer & Wanner II, section IV.8: the ratio of successive corrections
+    estimates the error that remains, and stops early an iteration that will not make it.
+    """
+    if not w.regular:
+        return Solved(guess, False, 0, 1.0)
+    base, x = base.detach(), guess.detach()
+    scale = settings.scale(base + x)
+    limit = settings.limit(scale.dtype)
+    previous, rate = 0.0, 0.0
+    for iteration in range(1, settings.max_iterations + 1):
+        change = w.solve(rhs(t, base + x) * h - x)
+        size = settings.norm(change / scale)
+        if iteration > 1:
+            rate = size / previous
+            left = settings.max_iterations - iteration
+            if not rate < 1.0 or rate**left / (1.0 - rate) * size > limit:
+                break
+        elif not size < float("inf"):
+            break
+        x = x + change
+        if size == 0.0 or (iteration > 1 and rate / (1.0 - rate) * size < limit):
+            return Solved(x, True, iteration, rate)
+        previous = size
+    return Solved(x, False, iteration, max(rate, 1.0))
+
+
+def attach_gradient(
+    rhs: Rhs, t: Scalar, base: Tensor, h: Scalar, x: Tensor, *, batched: bool, second_order: bool
+) -> tuple[Tensor, Factored, Tensor]:
+    """The solution ``x`` with its derivatives, W at the solution, and the Jacobian in it (both constants)."""
+    x = x.detach()
+    with torch.no_grad():
+        here = jacobian(rhs, t, base + x, batched=batched)
+        w = factorise(here.dfdy, h, batched=batched)
+    order = 2 if second_order else 1
+    for _ in range(order):
+        residual = x - rhs(t, base + x) * h
+        columns = (to_columns(part, batched) for part in (x, residual))
+        x = from_columns(_Correct.apply(*columns, w.lu, w.pivots, order), x)
+    return x, w, here.dfdy
+
+
+class _Correct(torch.autograd.Function):
+    """``x - W^-1 r`` with W held constant: right for ``order`` derivatives, an error beyond."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, residual: Tensor, lu: Tensor, pivots: Tensor, order: int) -> Tensor:
+        return x - torch.linalg.lu_solve(lu, pivots, residual.unsqueeze(-1)).squeeze(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        _, residual, lu, pivots, ctx.order = inputs
+        ctx.save_for_backward(residual, lu, pivots)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        residual, lu, pivots = ctx.saved_tensors
+        grad = -torch.linalg.lu_solve(lu, pivots, grads[0].unsqueeze(-1), adjoint=True).squeeze(-1)
+        if torch.is_grad_enabled():
+            grad = grad + _Guard.apply(residual, ctx.order - 1)
+        return grads[0], grad, None, None, None
+
+
+class _Guard(torch.autograd.Function):
+    """Zero, tied to everything that the residual depends on: differentiating it more than ``left`` times raises.
+
+    A gradient taken with ``create_graph=True`` contains this zero, so that only a derivative which would
+    miss the change of W (and so come out wrong without a word) is refused, not the graph as such.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(residual: Tensor, left: int) -> Tensor:
+        return torch.zeros_like(residual)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        residual, ctx.left = inputs
+        ctx.save_for_backward(residual)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        if ctx.left == 0:
+            raise GradientError(
+                "a higher derivative than asked for was taken through an implicit method, whose stages are carried"
+                " to the first derivative by default and to the second with"
+                " sensealg=DiscreteAdjoint(second_order=True); Rosenbrock methods ('rodas5p', 'rosenbrock23') have"
+                " derivatives of every order."
+            )
+        (residual,) = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _Guard.apply(residual, ctx.left - 1), None
+        return torch.zeros_like(residual), None
