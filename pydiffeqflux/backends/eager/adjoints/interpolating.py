@@ -1,0 +1,39 @@
+"""InterpolatingAdjoint: adjoint and parameter gradient backwards along the forward solution's dense output."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .function import Adjoint, Seeds
+from .forward_path import ForwardPath
+from .sweep import Reverse, stretches
+
+
+class Interpolating(Adjoint):
+    """d/dt (lambda, mu) = (-lambda df/dy, -lambda df/dp) at y(t) read off the forward solution."""
+
+    @property
+    def needs_dense(self) -> bool:  # type: ignore[override]
+        return not self.job.sensealg.checkpointing  # type: ignore[attr-defined]
+
+    def backward(self, y0: Tensor, ys: Tensor, y1: Tensor, seeds: Seeds) -> tuple[Tensor, list[Tensor]]:
+        job = self.job
+        vjp = job.vjp
+        path = ForwardPath(job, self.pieces, y0, ys)
+
+        def augmented(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            _, v_y, v_p = vjp(t, path(t), -state[0])
+            assert v_y is not None
+            return (v_y, *v_p)
+
+        lam = seeds.at_end
+        mu = [torch.zeros_like(p) for p in job.params]
+        reverse = Reverse(job, augmented, (lam, *mu))
+        for t, s, jump, _ in path.split(stretches(job, seeds)):
+            lam, *mu = reverse.run((lam, *mu), t, s)
+            if jump is not None:
+                lam = lam + jump
+        return lam, mu
+
+
