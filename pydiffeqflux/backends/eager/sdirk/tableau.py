@@ -1,0 +1,194 @@
+"""ESDIRK methods: diagonally implicit, one diagonal coefficient, an explicit first stage.
+
+The carry's slope is the previous step's last stage (the methods are stiffly accurate: that stage *is* the
+solution), so the first stage costs nothing. All others solve ``x = gamma dt f(t_i, base + x)`` by Newton's
+method with one factorisation. Stage values are kept as ``u_i = dt k_i = x_i / gamma``: f is not evaluated at the
+solution, where stiffness would magnify what Newton left over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..control import Tolerances
+from ..dense import HERMITE, Coefficients, Interpolant
+from ..linear import Factored, Memo, factorise
+from ..newton import NewtonSettings, attach_gradient, solve_stage
+from ..rhs import Rhs
+from ..stepper import Scalar, Step, Terms, advance, combine, nonzero
+
+Row = tuple[float, ...]
+
+#: Newton converging slower than this asks for a new Jacobian at the next step (SciPy's and RADAU5's value).
+SLOW = 1e-3
+
+
+@dataclass(frozen=True)
+class EsdirkTableau:
+    """Coefficients of a stiffly accurate ESDIRK pair.
+
+    Attributes:
+        order: of the solution carried on.
+        error_order: of the embedded solution (the controller's exponent is 1 / (error_order + 1)).
+        gamma: the diagonal coefficient.
+        c: nodes.
+        a: strictly lower stage weights (``a[i]`` has i entries); the last row with gamma are the weights b.
+        error: weights of the error estimate, ``b - b_hat``.
+        predictor: for each stage, weights of the earlier stages' slopes that predict its own.
+        dense: interpolant weights, one row a stage, one column a power of theta from 1 on; None for the
+            cubic Hermite interpolant.
+    """
+
+    order: int
+    error_order: int
+    gamma: float
+    c: Row
+    a: tuple[Row, ...]
+    error: Row
+    predictor: tuple[Row, ...]
+    dense: tuple[Row, ...] | None = None
+
+
+class Carry(NamedTuple):
+    #: f at the current point.
+    f: Tensor
+    #: A Jacobian from an earlier point that still serves; None asks for a new one.
+    jacobian: Tensor | None
+    memo: Memo
+
+
+@dataclass
+class _Newton:
+    """The Jacobian and factors in use during one step; they change when Newton asks for better ones."""
+
+    refresh: Callable[[], Tensor]
+    factor: Callable[[Tensor], Factored]
+    jacobian: Tensor
+    fresh: bool
+    w: Factored = field(init=False)
+    rate: float = 0.0
+    iterations: int = 0
+
+    def __post_init__(self) -> None:
+        self.w = self.factor(self.jacobian)
+
+    def renew(self) -> None:
+        self.jacobian, self.fresh = self.refresh(), True
+        self.w = self.factor(self.jacobian)
+
+
+@dataclass
+class Esdirk:
+    """Steps an :class:`EsdirkTableau`.
+
+    Args:
+        tol: the solve's tolerances; the stage equations are solved to a fraction of them.
+        batched: the rows of the state are independent systems.
+        second_order: gradients through the stages stay exact for the second derivative.
+    """
+
+    tableau: EsdirkTableau
+    tol: Tolerances
+    batched: bool = False
+    second_order: bool = False
+    adaptive: bool = True
+    implicit: bool = True
+
+    def __post_init__(self) -> None:
+        tab = self.tableau
+        self.order, self.error_order = tab.order, tab.error_order
+        self._settings = NewtonSettings(self.tol, self.batched)
+        self._bases: list[Terms] = [nonzero(row) for row in tab.a]
+        self._predictors: list[Terms] = [nonzero(row) for row in tab.predictor]
+        self._b, self._error = nonzero((*tab.a[-1], tab.gamma)), nonzero(tab.error)
+        dense: Coefficients = np.array(HERMITE if tab.dense is None else tab.dense, dtype=np.float64)
+        self._used: list[int] = np.flatnonzero(dense.any(axis=1)).tolist()
+        self._dense: Coefficients = dense[self._used]
+
+    def start(self, rhs: Rhs, t: Scalar, y: Tensor) -> Carry:
+        return Carry(rhs(t, y), None, Memo())
+
+    def slope(self, carry: Carry) -> Tensor:
+        return carry.f
+
+    def jacobian_of(self, carry: Carry) -> Tensor | None:
+        """The Jacobian that the last step from this carry began with."""
+        return carry.jacobian if carry.memo.linearised is None else carry.memo.linearised.dfdy
+
+    def step(self, rhs: Rhs, t: Scalar, dt: Scalar, y: Tensor, carry: Carry) -> Step:
+        tab = self.tableau
+        newton = self._newton(rhs, t, dt, y, carry)
+        stages = [carry.f * dt]
+        for i in range(1, len(tab.c)):
+            u = self._stage(i, rhs, t, dt, y, stages, newton)
+            if u is None:
+                return Step(y, torch.zeros_like(y), lambda: self._interpolant(y, y, stages), carry, converged=False)
+            stages.append(u)
+        y1 = advance(y, 1.0, self._b, stages)
+        with torch.no_grad():
+            # Filtered by W^-1: unfiltered, the estimate of a stiff component is far larger than its error.
+            error = newton.w.solve(combine(self._error, stages))
+        # Rows that step for themselves are at different points: nothing is kept for them.
+        keep = not (isinstance(dt, Tensor) and dt.dim()) and (newton.rate < SLOW or newton.iterations <= 2)
+        return Step(
+            y1=y1,
+            error=error,
+            interpolant=lambda: self._interpolant(y, y1, stages),
+            carry=Carry(_slope(stages[-1], dt, carry.f), newton.jacobian if keep else None, Memo()),
+        )
+
+    def _newton(self, rhs: Rhs, t: Scalar, dt: Scalar, y: Tensor, carry: Carry) -> _Newton:
+        @torch.no_grad()
+        def refresh() -> Tensor:
+            return carry.memo.at(rhs, t, y, batched=self.batched, with_time=False).dfdy
+
+        @torch.no_grad()
+        def factor(dfdy: Tensor) -> Factored:
+            return factorise(dfdy, self.tableau.gamma * dt, batched=self.batched)
+
+        # After a rejected attempt that renewed the Jacobian here, the memo has it.
+        fresh = carry.jacobian is None or carry.memo.linearised is not None
+        return _Newton(refresh, factor, refresh() if fresh else carry.jacobian, fresh)
+
+    def _stage(
+        self, i: int, rhs: Rhs, t: Scalar, dt: Scalar, y: Tensor, stages: list[Tensor], newton: _Newton
+    ) -> Tensor | None:
+        """``dt`` times the slope of stage i; None where Newton fails even with a new Jacobian."""
+        tab = self.tableau
+        time, h = (t + dt if tab.c[i] == 1.0 else t + tab.c[i] * dt), tab.gamma * dt
+        base = advance(y, 1.0, self._bases[i], stages)
+        with torch.no_grad():
+            guess = combine(self._predictors[i], stages, tab.gamma)
+        solved = solve_stage(rhs, time, base, h, guess, newton.w, self._settings)
+        if not solved.converged and not newton.fresh:
+            newton.renew()
+            solved = solve_stage(rhs, time, base, h, guess, newton.w, self._settings)
+        if not solved.converged:
+            return None
+        newton.rate, newton.iterations = max(newton.rate, solved.rate), max(newton.iterations, solved.iterations)
+        if not torch.is_grad_enabled():
+            return solved.x / tab.gamma
+        x, newton.w, newton.jacobian = attach_gradient(
+            rhs, time, base, h, solved.x, batched=self.batched, second_order=self.second_order
+        )
+        newton.fresh = False
+        return x / tab.gamma
+
+    def _interpolant(self, y: Tensor, y1: Tensor, stages: list[Tensor]) -> Interpolant:
+        if self.tableau.dense is None:
+            return Interpolant(y, (y1 - y, stages[0], stages[-1]), self._dense, None)
+        return Interpolant(y, [stages[i] for i in self._used], self._dense, None)
+
+
+def _slope(u: Tensor, dt: Scalar, before: Tensor) -> Tensor:
+    """``u / dt``; for a row of a batch that is done (its step is 0) the slope from before."""
+    if not (isinstance(dt, Tensor) and dt.dim()):
+        return u / dt
+    still = dt == 0
+    return torch.where(still, before, u / torch.where(still, 1.0, dt))
