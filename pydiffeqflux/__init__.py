@@ -47,6 +47,7 @@ from .sensealg import (
 )
 from .solution import EventRecord, Solution, Stats, Status
 from .solve import solve
+from .torchdiffeq_api import odeint, odeint_adjoint, odeint_dense, odeint_event
 
 __version__ = "0.1.0"
 
@@ -93,5 +94,9 @@ __all__ = [
     "Tsit5",
     "Vern7",
     "Vern9",
+    "odeint",
+    "odeint_adjoint",
+    "odeint_dense",
+    "odeint_event",
     "solve",
 ]

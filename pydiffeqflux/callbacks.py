@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .errors import InvalidArgumentError, InvalidTimesError
-from .problem import TimePoint, time_point
+from .errors import InvalidArgumentError
+from .problem import TimePoint, time_points
 
 Affect = Callable[[Tensor, Any], Any]
 
@@ -25,7 +25,8 @@ class Event:
         affect: ``affect(t, y)`` returns the state with which the solve goes on (SciML's ``affect!``, as a
             function); None leaves the state alone and only records the event. In per-sample mode it gets
             and returns the whole batch, and only the rows that reached the event take their new value.
-        direction: 1 counts upcrossings only, -1 downcrossings only, 0 both.
+        direction: 1 counts upcrossings only, -1 downcrossings only, 0 both; as the solve meets them, which is
+            the other way round when it runs backwards in time.
         interp_points: points between two steps at which a crossing is looked for.
 
     Source: SciML's ``ContinuousCallback``; gradients of event times by the implicit function theorem
@@ -54,8 +55,10 @@ class Event:
             raise InvalidArgumentError(f"condition={self.condition!r} is not callable; give condition(t, y).")
         if self.direction not in (-1, 0, 1):
             raise InvalidArgumentError(f"direction={self.direction!r} must be -1, 0 or 1.")
-        if self.interp_points < 0:
-            raise InvalidArgumentError(f"interp_points={self.interp_points} must not be negative.")
+        if isinstance(self.interp_points, bool) or not isinstance(self.interp_points, int) or self.interp_points < 0:
+            raise InvalidArgumentError(f"interp_points={self.interp_points!r} must be an integer >= 0.")
+        if self.affect is not None and not callable(self.affect):
+            raise InvalidArgumentError(f"affect={self.affect!r} is not callable; give affect(t, y) or None.")
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,9 @@ class PresetTimeCallback:
         """The times, checked.
 
         Raises:
-            InvalidTimesError: a time that is not a finite number.
+            InvalidTimesError: not a sequence of finite numbers.
         """
-        if isinstance(self.times, Tensor) and self.times.dim() != 1:
-            raise InvalidTimesError(
-                f"PresetTimeCallback times must be one-dimensional; got shape {tuple(self.times.shape)}."
-            )
-        return [time_point(t, f"PresetTimeCallback times[{i}]") for i, t in enumerate(self.times)]
+        return time_points(self.times, "times")
 
     def __post_init__(self) -> None:
         if not callable(self.affect):

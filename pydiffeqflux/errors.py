@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class PyDiffEqFluxError(Exception):
@@ -44,22 +45,50 @@ class SignatureError(PyDiffEqFluxError, TypeError):
 
 
 class UnknownNameError(PyDiffEqFluxError, ValueError):
-    """A method, backend, sensealg or option by a name that does not exist."""
+    """A method, backend or sensealg by a name that does not exist."""
 
     def __init__(self, argument: str, name: object, known: Iterable[str]):
         names = sorted(set(known))
-        close = difflib.get_close_matches(str(name).lower(), [n.lower() for n in names], n=1, cutoff=0.5)
-        nearest = next((n for n in names if close and n.lower() == close[0]), None)
-        hint = f" Did you mean {nearest!r}?" if nearest else ""
-        super().__init__(f"{argument}={name!r} is not known.{hint} Known: {', '.join(names)}.")
-        self.argument, self.name, self.nearest = argument, name, nearest
+        self.argument, self.name, self.known, self.nearest = argument, name, names, _nearest(name, names)
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        hint = f" Did you mean {self.nearest!r}?" if self.nearest else ""
+        return f"{self.argument}={self.name!r} is not known.{hint} Known: {', '.join(self.known)}."
+
+    def __reduce__(self) -> tuple[Any, ...]:  # pickled by its arguments, not by its message
+        return type(self), (self.argument, self.name, self.known)
+
+
+class UnknownOptionError(UnknownNameError, TypeError):
+    """A keyword argument that the function does not take; ``argument`` is the function's name."""
+
+    def _message(self) -> str:
+        hint = f" Did you mean {self.nearest!r}?" if self.nearest else ""
+        return f"{self.argument}() takes no argument {self.name!r}.{hint} It takes: {', '.join(self.known)}."
+
+
+def _nearest(name: object, names: Iterable[str]) -> str | None:
+    if not isinstance(name, str):
+        return None
+    lowered = {n.lower(): n for n in names}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+    return lowered[close[0]] if close else None
 
 
 class UnsupportedError(PyDiffEqFluxError, NotImplementedError):
     """Two choices that exist, but not together (the message says which pair does)."""
 
 
-class StepSizeRequiredError(InvalidArgumentError):
+class InvalidToleranceError(InvalidArgumentError, AssertionError):
+    """A tolerance that is negative, not finite, requires a gradient, or does not fit the state."""
+
+
+class InvalidOptionError(InvalidArgumentError, AssertionError):
+    """An entry of ``odeint``'s ``options`` that its method could not work with."""
+
+
+class StepSizeRequiredError(InvalidArgumentError, AssertionError):
     """A fixed-step method with neither ``dt`` nor ``saveat`` to step along."""
 
 
@@ -86,10 +115,18 @@ class ConvergenceError(SolveError):
     """An implicit equation could not be solved with the step at its smallest."""
 
 
+class EventNotFoundError(SolveError, AssertionError):
+    """A solve until an event ran to the end of time without one."""
+
+
+class ScipySolverError(SolveError):
+    """SciPy's solver gave up; the message is SciPy's."""
+
+
 # -- afterwards ---------------------------------------------------------------------------------
 
 
-class DenseOutputError(PyDiffEqFluxError, ValueError):
+class DenseOutputError(PyDiffEqFluxError, ValueError, AssertionError):
     """``sol(t)`` without ``dense=True``, or at a time outside the solved span."""
 
 

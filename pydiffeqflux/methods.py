@@ -107,6 +107,75 @@ class ABM4(Method):
     name, aliases, order, adaptive = "abm4", ("adams_bashforth_moulton", "abm"), 4, False
 
 
+class Heun2(Method):
+    """Order 2, Heun's method: the trapezoidal rule made explicit, for fixed steps. Heun (1900)."""
+
+    name, order, adaptive = "heun2", 2, False
+
+
+class Heun3(Method):
+    """Order 3, Heun's third-order method, for fixed steps. Heun (1900)."""
+
+    name, order, adaptive = "heun3", 3, False
+
+
+# -- stiff, fixed step --------------------------------------------------------------------------
+
+
+class FixedImplicitEuler(Method):
+    """Order 1, L-stable, fixed steps."""
+
+    name, order, adaptive, implicit = "implicit_euler", 1, False, True
+
+
+class FixedImplicitMidpoint(Method):
+    """Order 2, A-stable and symplectic, fixed steps: the Gauss method with one stage."""
+
+    name, order, adaptive, implicit = "implicit_midpoint", 2, False, True
+
+
+class FixedTrapezoid(Method):
+    """Order 2, A-stable, fixed steps: the trapezoidal rule."""
+
+    name, order, adaptive, implicit = "trapezoid", 2, False, True
+
+
+class FixedRadauIIA3(Method):
+    """Order 3, L-stable, fixed steps. Hairer & Wanner II (1996), section IV.5."""
+
+    name, order, adaptive, implicit = "radauiia3", 3, False, True
+
+
+class FixedRadauIIA5(Method):
+    """Order 5, L-stable, fixed steps. Hairer & Wanner II (1996), section IV.5."""
+
+    name, order, adaptive, implicit = "radauiia5", 5, False, True
+
+
+class FixedGauss4(Method):
+    """Order 4, A-stable and symplectic, fixed steps: Gauss with two stages. Hairer & Wanner II, section IV.5."""
+
+    name, aliases, order, adaptive, implicit = "gl4", ("gauss4",), 4, False, True
+
+
+class FixedGauss6(Method):
+    """Order 6, A-stable and symplectic, fixed steps: Gauss with three stages. Hairer & Wanner II, section IV.5."""
+
+    name, aliases, order, adaptive, implicit = "gl6", ("gauss6",), 6, False, True
+
+
+class FixedSDIRK2(Method):
+    """Order 2, L-stable, two stages, fixed steps. Alexander (1977), SIAM J. Numer. Anal. 14, 1006-1021."""
+
+    name, order, adaptive, implicit = "sdirk2", 2, False, True
+
+
+class FixedTRBDF2(Method):
+    """Order 2, L-stable, fixed steps: TR-BDF2. Bank et al. (1985); Hosea & Shampine (1996)."""
+
+    name, order, adaptive, implicit = "trbdf2", 2, False, True
+
+
 # -- stiff, adaptive ----------------------------------------------------------------------------
 
 
@@ -206,7 +275,18 @@ CATALOGUE: tuple[type[Method], ...] = (
     Euler,
     Midpoint,
     RK4,
+    Heun2,
+    Heun3,
     ABM4,
+    FixedImplicitEuler,
+    FixedImplicitMidpoint,
+    FixedTrapezoid,
+    FixedRadauIIA3,
+    FixedRadauIIA5,
+    FixedGauss4,
+    FixedGauss6,
+    FixedSDIRK2,
+    FixedTRBDF2,
     Rosenbrock23,
     Rodas5P,
     KenCarp4,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,12 +43,25 @@ def time_point(t: TimeLike, name: str) -> TimePoint:
         tensor = t.reshape(()) if t.requires_grad else None
     else:
         try:
-            value, tensor = float(t), None
+            value, tensor = (float("x") if isinstance(t, str | bytes | bool) else float(t)), None
         except (TypeError, ValueError):
             raise InvalidTimesError(f"{name}={t!r} must be a real number or a tensor with one element.") from None
     if not math.isfinite(value):
         raise InvalidTimesError(f"{name}={value} is not finite; steady states are not solved for by time stepping.")
     return TimePoint(value, tensor)
+
+
+def time_points(times: Any, name: str) -> list[TimePoint]:
+    """Several times, each checked as :func:`time_point` does.
+
+    Raises:
+        InvalidTimesError: not a sequence or 1-D tensor of times.
+    """
+    if isinstance(times, Tensor) and times.dim() != 1:
+        raise InvalidTimesError(f"{name} must be one-dimensional; got a tensor of shape {tuple(times.shape)}.")
+    if isinstance(times, str | bytes | dict) or not hasattr(times, "__iter__"):
+        raise InvalidTimesError(f"{name}={times!r} must be a sequence or 1-D tensor of times: [{times!r}] for one.")
+    return [time_point(t, f"{name}[{i}]") for i, t in enumerate(times)]
 
 
 @dataclass(frozen=True)
@@ -87,15 +102,7 @@ class ODEProblem:
         if not callable(self.func):
             raise InvalidArgumentError(f"func={self.func!r} is not callable; give func(t, y) or an nn.Module.")
         packed, spec = pack(self.y0, batched=self.batched)
-        try:
-            first, last = self.t_span
-        except (TypeError, ValueError):
-            raise InvalidTimesError(
-                f"t_span={self.t_span!r} must hold two times, (t0, t1); further times to save at go into saveat."
-            ) from None
-        t0, t1 = time_point(first, "t_span[0]"), time_point(last, "t_span[1]")
-        if t0.value == t1.value:
-            raise InvalidTimesError(f"t_span=({t0.value}, {t1.value}) is empty; its two ends must differ.")
+        t0, t1 = span_ends(self.t_span)
         for name, value in (("packed", packed), ("spec", spec), ("t0", t0), ("t1", t1)):
             object.__setattr__(self, name, value)
 
@@ -103,6 +110,24 @@ class ODEProblem:
     def direction(self) -> float:
         """1.0 forwards in time, -1.0 backwards."""
         return math.copysign(1.0, self.t1.value - self.t0.value)
+
+
+def span_ends(t_span: Any) -> tuple[TimePoint, TimePoint]:
+    """Both ends of a time span, checked.
+
+    Raises:
+        InvalidTimesError: not two finite times, or twice the same.
+    """
+    try:
+        first, last = t_span
+    except (TypeError, ValueError):
+        raise InvalidTimesError(
+            f"t_span={t_span!r} must hold two times, (t0, t1); further times to save at go into saveat."
+        ) from None
+    t0, t1 = time_point(first, "t_span[0]"), time_point(last, "t_span[1]")
+    if t0.value == t1.value:
+        raise InvalidTimesError(f"t_span=({t0.value}, {t1.value}) is empty; its two ends must differ.")
+    return t0, t1
 
 
 @dataclass(frozen=True)
@@ -126,20 +151,14 @@ def save_times(saveat: Any, problem: ODEProblem) -> SaveTimes | None:
     if saveat is None:
         return None
     t0, t1, sign = problem.t0.value, problem.t1.value, problem.direction
-    if isinstance(saveat, int | float) and not isinstance(saveat, bool):
+    if isinstance(saveat, numbers.Real) and not isinstance(saveat, bool):
         return SaveTimes(_spaced(float(saveat), t0, t1))
-    tensor = saveat if isinstance(saveat, Tensor) else None
-    try:
-        values = [float(v) for v in (saveat.detach().tolist() if tensor is not None else saveat)]
-    except (TypeError, ValueError):
-        raise InvalidTimesError(f"saveat={saveat!r} must be a 1-D sequence or tensor of times, or a spacing.") from None
-    if not values:
+    points = time_points(saveat, "saveat")
+    if not points:
         raise InvalidTimesError("saveat is empty; leave it out (None) to save every step.")
-    eps = torch.finfo(tensor.dtype).eps if tensor is not None and tensor.is_floating_point() else 1e-15
-    slack = 8 * eps * max(abs(t0), abs(t1))
+    values = [point.value for point in points]
+    slack = 8 * max(_resolution(saveat), _resolution(problem.t_span)) * max(abs(t0), abs(t1))
     for i, v in enumerate(values):
-        if not math.isfinite(v):
-            raise InvalidTimesError(f"saveat[{i}]={v} is not finite.")
         if (v - t0) * sign < 0 or (t1 - v) * sign < 0:
             if min(abs(v - t0), abs(v - t1)) > slack:
                 raise InvalidTimesError(
@@ -151,8 +170,23 @@ def save_times(saveat: Any, problem: ODEProblem) -> SaveTimes | None:
                 f"saveat must be strictly {'increasing' if sign > 0 else 'decreasing'} (the direction of t_span);"
                 f" saveat[{i - 1}]={values[i - 1]} is followed by saveat[{i}]={v}."
             )
-    differentiable = tensor is not None and tensor.requires_grad
-    return SaveTimes(tuple(values), tensor if differentiable else None)
+    if isinstance(saveat, Tensor):
+        return SaveTimes(tuple(values), saveat if saveat.requires_grad else None)
+    if not any(point.differentiable for point in points):
+        return SaveTimes(tuple(values))
+    own = [torch.tensor(p.value, dtype=torch.float64) if p.tensor is None else p.tensor.double() for p in points]
+    return SaveTimes(tuple(values), torch.stack(own))
+
+
+def _resolution(times: Any) -> float:
+    """The relative rounding error that these times may carry: that of the coarsest dtype among them."""
+    coarsest = 1e-15
+    for t in (times,) if hasattr(times, "dtype") else times:
+        if isinstance(t, np.ndarray | np.generic):
+            t = torch.as_tensor(t)
+        if isinstance(t, Tensor) and t.is_floating_point():
+            coarsest = max(coarsest, torch.finfo(t.dtype).eps)
+    return coarsest
 
 
 def _spaced(spacing: float, t0: float, t1: float) -> tuple[float, ...]:

@@ -69,7 +69,7 @@ class Solution:
     """The solution of a problem.
 
     Attributes:
-        ts: ``(T,)`` saved times; every step where ``saveat`` was None.
+        ts: ``(T,)`` saved times; every step where ``saveat`` was None (in per-sample mode ``(T, B)`` then).
         ys: the state at each of them, time first: ``(T, *y0.shape)``, in ``y0``'s structure.
         stats: what it cost and what was picked.
         status: how it ended.

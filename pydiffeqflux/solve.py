@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
+import numbers
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
-from . import methods, sensealg as sensealgs
+from . import methods
+from . import sensealg as sensealgs
 from .backends import registry
 from .backends.backend import SolveOptions
 from .callbacks import Event, PresetTimeCallback
 from .controllers import PIDController
-from .errors import InvalidArgumentError, StepSizeRequiredError, UnsupportedError
+from .errors import (
+    InvalidArgumentError,
+    InvalidToleranceError,
+    StepSizeRequiredError,
+    UnknownOptionError,
+    UnsupportedError,
+)
 from .methods import Method
-from .problem import ODEProblem, save_times
+from .problem import ODEProblem, save_times, time_points
 from .sensealg import SenseAlg
 from .solution import Solution
 
@@ -48,6 +58,7 @@ def solve(
     save_everystep: bool = True,
     norm: Callable[[Any], Any] | None = None,
     throw: bool = True,
+    **unknown: NoReturn,
 ) -> Solution:
     """Solve an initial value problem; the result is differentiable.
 
@@ -71,11 +82,15 @@ def solve(
             adaptive one.
         dt_min, dt_max: bounds of the step; at ``dt_min`` a step is accepted whatever its error.
         tstops: times that a step must end at (discontinuities of the right-hand side).
-        controller: a :class:`PIDController`; PI control where None.
+        controller: a :class:`PIDController`; its default, integral control, where None.
         per_sample: each row of the batch has its own time, step size and statistics; needs
-            ``problem.batched``. ``func`` then gets ``t`` of shape ``(B, 1, ..., 1)``.
+            ``problem.batched``. ``func`` then gets ``t`` of shape ``(B, 1, ..., 1)``, with as many dimensions as
+            the state's tensors (``(B, 1)`` where these differ). Without ``saveat`` every row has its own times,
+            ``ts (T, B)``; rows that took fewer steps repeat their end. Saved states of a row after its terminal
+            event are the event's; after its failure they are NaN.
         dense: keep what ``sol(t)`` needs.
-        norm: replaces the root-mean-square norm; takes the scaled error (packed, as one tensor).
+        norm: replaces the root-mean-square norm; takes the scaled error (packed, as one tensor) and with
+            ``per_sample`` returns one number a row.
         throw: raise on failure; otherwise return the part that was solved, with its ``status``.
 
     Raises:
@@ -88,31 +103,37 @@ def solve(
         >>> sol.ys.shape, sol.status.value
         (torch.Size([5, 2]), 'success')
     """
+    if unknown:
+        raise UnknownOptionError("solve", next(iter(unknown)), OPTIONS)
     if not isinstance(problem, ODEProblem):
         raise InvalidArgumentError(f"problem is a {type(problem).__name__}; give an ODEProblem(func, y0, t_span).")
     chosen = methods.resolve("tsit5" if method is None else method)
     options = SolveOptions(
         saves=save_times(saveat, problem),
         unsaved="steps" if save_everystep else "end",
-        rtol=_tolerance("rtol", rtol),
-        atol=_tolerance("atol", atol),
+        rtol=_tolerance("rtol", rtol, problem),
+        atol=_tolerance("atol", atol, problem),
         sensealg=sensealgs.resolve(sensealg),
         max_steps=_positive_int("max_steps", max_steps),
         events=_events(event),
         doses=_doses(callbacks),
         progress=progress,
         dt=_step("dt", dt),
-        dt_min=dt_min,
-        dt_max=dt_max,
-        stops=tuple(float(s) for s in tstops),
-        controller=controller if controller is not None else PIDController(),
+        dt_min=_bound("dt_min", dt_min),
+        dt_max=_bound("dt_max", dt_max),
+        stops=tuple(point.value for point in time_points(tstops, "tstops")),
+        controller=_controller(controller),
         per_sample=per_sample,
         dense=dense,
-        norm=norm,
+        norm=_norm(norm),
         throw=throw,
     )
     if not 0 <= dt_min < dt_max:
         raise InvalidArgumentError(f"dt_min={dt_min} and dt_max={dt_max} must satisfy 0 <= dt_min < dt_max.")
+    if chosen.adaptive and not _all_positive(options.rtol + options.atol):
+        raise InvalidToleranceError(
+            f"rtol={rtol} and atol={atol} are both zero, and no step has an error of zero: make one of them positive."
+        )
     if not chosen.adaptive and dt is None and saveat is None:
         raise StepSizeRequiredError(
             f"method={chosen} takes fixed steps: give their size as dt, or the times to step along as saveat."
@@ -127,16 +148,36 @@ def solve(
     return engine.solve(problem, chosen, options)
 
 
-def _tolerance(name: str, value: float | Tensor) -> float | Tensor:
-    if isinstance(value, Tensor):
-        if value.requires_grad:
-            raise InvalidArgumentError(f"{name} requires a gradient, but none flows through a tolerance; detach it.")
-        if bool((value < 0).any()) or not bool(value.isfinite().all()):
-            raise InvalidArgumentError(f"{name} has entries that are negative or not finite; tolerances must be >= 0.")
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise InvalidArgumentError(f"{name}={value!r} must be a finite number >= 0 (or a tensor of such).")
-    return float(value)
+#: The keyword arguments of :func:`solve`.
+OPTIONS = tuple(p.name for p in inspect.signature(solve).parameters.values() if p.kind is p.KEYWORD_ONLY)
+
+
+def _tolerance(name: str, value: float | Tensor, problem: ODEProblem) -> float | Tensor:
+    if not isinstance(value, Tensor):
+        if not _is_number(value) or not math.isfinite(value) or value < 0:
+            raise InvalidToleranceError(f"{name}={value!r} must be a finite number >= 0 (or a tensor of such).")
+        return float(value)
+    if value.requires_grad:
+        raise InvalidToleranceError(f"{name} requires a gradient, but none flows through a tolerance; detach it.")
+    if not value.is_floating_point():
+        raise InvalidToleranceError(f"{name} has dtype {value.dtype}; a tolerance is a real number: {name}.double().")
+    if bool((value < 0).any()) or not bool(value.isfinite().all()):
+        raise InvalidToleranceError(f"{name}={value.tolist()} has entries that are negative or not finite; they must be >= 0.")
+    state = problem.packed.shape
+    if len(value.shape) > len(state) or any(n not in (1, m) for n, m in zip(value.shape[::-1], state[::-1])):
+        raise InvalidToleranceError(
+            f"{name} has shape {tuple(value.shape)}, which does not broadcast to the state's {tuple(state)} (states"
+            f" that are a structure are packed into one vector)."
+        )
+    return value
+
+
+def _all_positive(tol: float | Tensor) -> bool:
+    return bool((tol > 0).all()) if isinstance(tol, Tensor) else tol > 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _positive_int(name: str, value: int) -> int:
@@ -148,11 +189,31 @@ def _positive_int(name: str, value: int) -> int:
 def _step(name: str, value: float | None) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
-        raise InvalidArgumentError(
-            f"{name}={value!r} must be a positive number (its sign follows from t_span) or None."
-        )
+    if not _is_number(value) or not (math.isfinite(value) and value > 0):
+        raise InvalidArgumentError(f"{name}={value!r} must be a positive number (its sign follows from t_span) or None.")
     return float(value)
+
+
+def _bound(name: str, value: float) -> float:
+    if not _is_number(value):
+        raise InvalidArgumentError(f"{name}={value!r} must be a number: a bound of the step's size.")
+    return float(value)
+
+
+def _controller(controller: Any) -> PIDController:
+    if controller is None:
+        return PIDController()
+    if not isinstance(controller, PIDController):
+        raise InvalidArgumentError(
+            f"controller={controller!r} is not a PIDController; give one, or PIController() or IController()."
+        )
+    return controller
+
+
+def _norm(norm: Any) -> Any:
+    if norm is not None and not callable(norm):
+        raise InvalidArgumentError(f"norm={norm!r} is not callable; give a function of the scaled error, or None.")
+    return norm
 
 
 def _events(event: Any) -> tuple[Event, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import InvalidStateError, ShapeError
+from .errors import DtypeError, InvalidStateError, ShapeError
 
 State = Any  # Tensor | tuple[State, ...] | list[State] | dict[str, State]
 
@@ -71,7 +71,11 @@ class StateSpec:
         return [tail.numel() * n for tail, n in zip(tails, doubled, strict=True)]
 
     def flatten(self, state: State, where: str = "the right-hand side's return value") -> Tensor:
-        """The packed tensor of a state of this structure: ``(n,)``, or ``(batch, n)`` when batched."""
+        """The packed tensor of a state of this structure: ``(n,)``, or ``(batch, n)`` when batched.
+
+        Raises:
+            ShapeError, DtypeError: it is not of this structure, with these shapes and dtypes.
+        """
         found, skeleton = leaves_of(state, where)
         if skeleton != self.skeleton or tuple(leaf.shape for _, leaf in found) != self.shapes:
             got = ", ".join(f"{path}: {tuple(leaf.shape)}" for path, leaf in found)
@@ -80,9 +84,11 @@ class StateSpec:
                 f"{where} does not have the structure of y0: got {got}; y0's tensors have the shapes {wanted}."
             )
         rows = []
-        for (_, leaf), dtype in zip(found, self.dtypes, strict=True):
+        for (path, leaf), dtype in zip(found, self.dtypes, strict=True):
+            if leaf.dtype != dtype:
+                raise DtypeError(f"{path} is {leaf.dtype}, where y0 is {dtype}: convert one of them, by .to({dtype}), say.")
             if dtype.is_complex and not self.dtype.is_complex:
-                leaf = torch.view_as_real(leaf.to(dtype))
+                leaf = torch.view_as_real(leaf.resolve_conj())
             leaf = leaf.to(self.dtype)
             rows.append(leaf.reshape(leaf.shape[0], -1) if self.batched else leaf.reshape(-1))
         return torch.cat(rows, dim=-1)
@@ -95,9 +101,9 @@ class StateSpec:
             packed.split(self._sizes(), dim=-1), self.shapes, self.dtypes, strict=True
         ):
             if dtype.is_complex and not self.dtype.is_complex:
-                values.append(torch.view_as_complex(piece.reshape(*lead, *shape, 2)).to(dtype))
+                values.append(torch.view_as_complex(piece.reshape((*lead, *shape, 2)).contiguous()).to(dtype))
             else:
-                values.append(piece.reshape(*lead, *shape).to(dtype))
+                values.append(piece.reshape((*lead, *shape)).to(dtype))
         return _fill(self.skeleton, values)
 
 
@@ -108,6 +114,7 @@ def pack(y0: State, *, batched: bool = False) -> tuple[Tensor, StateSpec | None]
 
     Raises:
         InvalidStateError: a leaf that is not a tensor, is empty, or has an integer or boolean dtype.
+        DtypeError: leaves on different devices.
         ShapeError: ``batched`` with leaves whose first dimensions differ.
     """
     found, skeleton = leaves_of(y0, "y0")
@@ -120,6 +127,9 @@ def pack(y0: State, *, batched: bool = False) -> tuple[Tensor, StateSpec | None]
             )
         if leaf.numel() == 0:
             raise InvalidStateError(f"{path} is empty (shape {tuple(leaf.shape)}); there is nothing to solve.")
+    devices = {str(leaf.device) for _, leaf in found}
+    if len(devices) > 1:
+        raise DtypeError(f"the tensors of y0 are on different devices, {', '.join(sorted(devices))}: move them to one.")
     if batched:
         firsts = {leaf.shape[0] if leaf.dim() else None for _, leaf in found}
         if len(firsts) != 1 or None in firsts:

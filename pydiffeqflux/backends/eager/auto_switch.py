@@ -9,8 +9,7 @@ estimate, has to fit well inside.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ TO_STIFF = 10
 TO_NONSTIFF = 3
 
 
+@runtime_checkable
 class StiffStepper(Stepper, Protocol):
     """A stepper that can be switched to."""
 
@@ -64,27 +64,27 @@ class _Watch:
         return f
 
 
-@dataclass
 class AutoSwitchStepper:
     """Steps ``nonstiff`` or ``stiff``, by what the problem shows; all rows together.
 
     Raises:
-        UnsupportedError: a fixed-step method for the non-stiff part, whose step says nothing about stability.
+        UnsupportedError: a non-stiff method that has fixed steps, which say nothing about stability, or is no
+            Runge-Kutta method; a stiff one that is explicit.
     """
 
-    nonstiff: ExplicitRK
-    stiff: StiffStepper
-    adaptive: bool = True
-    implicit: bool = True
+    adaptive = True
+    implicit = True
 
-    def __post_init__(self) -> None:
-        if not self.nonstiff.adaptive:
+    def __init__(self, nonstiff: Stepper, stiff: Stepper):
+        if not (isinstance(nonstiff, ExplicitRK) and nonstiff.adaptive and isinstance(stiff, StiffStepper)):
             raise UnsupportedError(
-                "AutoSwitch needs an adaptive explicit method to tell when a problem is stiff: Tsit5, Dopri5, Vern7, ..."
+                "AutoSwitch takes an adaptive explicit Runge-Kutta method (Tsit5, Dopri5, Vern7, ...), which can tell"
+                " when a problem is stiff, and an implicit one (Rosenbrock23, Rodas5P, KenCarp4, Kvaerno5, QNDF)."
             )
-        self.order = min(self.nonstiff.order, self.stiff.order)
-        self.error_order = min(self.nonstiff.error_order, self.stiff.error_order)
-        self._boundary = stability_boundary(self.nonstiff.tableau)
+        self.nonstiff, self.stiff = nonstiff, stiff
+        self.order = min(nonstiff.order, stiff.order)
+        self.error_order = min(nonstiff.error_order, stiff.error_order)
+        self._boundary = stability_boundary(nonstiff.tableau)
 
     def start(self, rhs: Rhs, t: Scalar, y: Tensor) -> Carry:
         if isinstance(t, Tensor) and t.dim():

@@ -25,6 +25,8 @@ _EXPLICIT = {
     methods.Euler: "euler",
     methods.Midpoint: "midpoint",
     methods.RK4: "rk4",
+    methods.Heun2: "heun2",
+    methods.Heun3: "heun3",
 }
 
 
@@ -50,6 +52,10 @@ def stepper_for(method: Method, tol: Tolerances, *, batched: bool = False, secon
             stepper_for(method.nonstiff, tol),
             stepper_for(method.stiff, tol, batched=batched, second_order=second_order),
         )
+    if not method.adaptive:
+        from .fixed import fixed_stepper
+
+        return fixed_stepper(method, batched=batched, second_order=second_order)
     if method.implicit:
         from .stiff import stiff_stepper
 

@@ -16,6 +16,9 @@ from .stepper import Stepper
 
 Norm = Callable[[Tensor], Any]
 
+#: An absolute tolerance that is as good as zero, and a normal number in single precision.
+_TINY = 1e-37
+
 
 def rms_norm(x: Tensor) -> Tensor:
     """Root mean square of all entries: the norm of Hairer, Norsett & Wanner I, equation (II.4.11)."""
@@ -38,6 +41,11 @@ class Tolerances:
     rtol: float | Tensor
     atol: float | Tensor
     norm: Norm = rms_norm
+
+    def __post_init__(self) -> None:
+        # With atol=0 an entry that is and stays zero would have the scaled error 0 / 0.
+        least = self.atol.clamp_min(_TINY) if isinstance(self.atol, Tensor) else max(self.atol, _TINY)
+        object.__setattr__(self, "atol", least)
 
     def scale(self, size: Tensor) -> Tensor:
         return size * self.rtol + self.atol
@@ -82,10 +90,15 @@ def to_float(x: Any) -> float:
 def initial_step(
     rhs: Rhs, stepper: Stepper, t0: float, span: float, y0: Tensor, f0: Tensor, tol: Tolerances
 ) -> float:
-    """A first step size (unsigned), after Hairer, Norsett & Wanner I, section II.4; costs one evaluation."""
+    """A first step size (unsigned), after Hairer, Norsett & Wanner I, section II.4; costs one evaluation.
+
+    NaN where ``y0`` is not finite.
+    """
     scale = tol.scale(y0.abs())
     d0, d1 = to_float(tol.norm(y0 / scale)), to_float(tol.norm(f0 / scale))
-    h0 = 1e-6 if min(d0, d1) < 1e-5 else 0.01 * d0 / d1
+    if not math.isfinite(d0):
+        return math.nan
+    h0 = 1e-6 if min(d0, d1) < 1e-5 or math.isinf(d1) else 0.01 * d0 / d1
     h0 = min(h0, abs(span))
     f1 = rhs(t0 + math.copysign(h0, span), y0 + f0 * math.copysign(h0, span))
     d2 = to_float(tol.norm((f1 - f0) / scale)) / h0

@@ -22,6 +22,14 @@ Scalar = float | Tensor
 Coefficients = np.ndarray[Any, np.dtype[np.float64]]
 
 
+def powers(theta: Tensor, degree: int) -> Tensor:
+    """``theta, theta^2, ...`` in a last dimension; as products, whose derivatives of any order exist at 0 too."""
+    found = [theta]
+    while len(found) < degree:
+        found.append(found[-1] * theta)
+    return torch.stack(found, dim=-1)
+
+
 @dataclass(slots=True)
 class Interpolant:
     """One step's dense output.
@@ -57,12 +65,14 @@ class Interpolant:
 
         With ``derivative`` the derivative with respect to theta instead.
         """
-        exponents = torch.arange(1, self.coeffs.shape[1] + 1, dtype=theta.dtype, device=theta.device)
-        coeffs = torch.as_tensor(self.coeffs, dtype=theta.dtype, device=theta.device)
+        degree = self.coeffs.shape[1]
+        # High-order polynomials cancel: their weights are computed in double precision and rounded at the end.
+        theta = theta if theta.device.type == "mps" else theta.double()
+        basis, matrix = powers(theta, degree), self.coeffs
         if derivative:
-            coeffs, exponents = coeffs * exponents, exponents - 1
-        # Weights in theta's precision: high-order polynomials cancel, so they are rounded only at the end.
-        weights = ((theta.unsqueeze(-1) ** exponents) @ coeffs.T).to(self.y0.dtype)
+            basis = torch.cat([torch.ones_like(basis[..., :1]), basis[..., :-1]], dim=-1)
+            matrix = matrix * np.arange(1, degree + 1)
+        weights = (basis @ torch.as_tensor(matrix, dtype=theta.dtype, device=theta.device).T).to(self.y0.dtype)
         total = (weights * torch.stack(tuple(self.vectors), dim=-1)).sum(-1)
         if self.dt is not None:
             total = total * self.dt

@@ -105,7 +105,7 @@ class EventWatch:
         low, high = value(left), value(right)
         if low == 0.0 or high == 0.0 or (low > 0) == (high > 0):
             return right if high == 0.0 or abs(high) <= abs(low) else left
-        return float(brentq(value, left, right, xtol=1e-15, rtol=1e-14))
+        return float(brentq(value, left, right, xtol=1e-15, rtol=1e-14, maxiter=500, disp=False))
 
     def _crossing(
         self, theta: float, index: int, t: float, dt: float, piece: Interpolant, clock: tuple[Tensor, Scalar] | None

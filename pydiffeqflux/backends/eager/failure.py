@@ -18,11 +18,21 @@ _ERRORS: dict[Status, tuple[type[SolveError], str]] = {
 }
 
 
-def failure(status: Status, message: str, t: float | None, span: tuple[float, float], method: Method) -> SolveError:
-    """The exception for a solve that stopped at time ``t``; None where the message says when."""
+def failure(
+    status: Status,
+    message: str,
+    t: float | None,
+    span: tuple[float, float],
+    method: Method | str,
+    *,
+    partial: bool = True,
+) -> SolveError:
+    """The exception for a solve that stopped at time ``t``; None where the message says when.
+
+    Args:
+        partial: whether the caller could have had the part that was solved.
+    """
     kind, way_out = _ERRORS[status]
     where = "" if t is None else f" at t={t:.6g}"
-    return kind(
-        f"{message}{where} (of t_span={span}, method={method}); {way_out}; or pass throw=False to get the part"
-        f" that was solved."
-    )
+    rest = "; or pass throw=False to get the part that was solved" if partial else ""
+    return kind(f"{message}{where} (of t_span={span}, method={method}); {way_out}{rest}.")

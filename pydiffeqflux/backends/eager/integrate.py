@@ -119,10 +119,16 @@ class Integration:
 
     def run(self, y0: Tensor) -> Outcome:
         """Integrate from ``y0`` until the end, an event, or a failure."""
+        try:
+            return self._run(y0)
+        finally:
+            self.rhs.fence()
+
+    def _run(self, y0: Tensor) -> Outcome:
         self.t, self.y = self.t0.value, y0
         self.out = Outcome(Status.SUCCESS, y0, self.t0)
         self.next_save = 0
-        self._stops = self._stops_ahead()
+        self.plan_stops()
         self.carry = self.stepper.start(self.rhs, self.now(), y0)
         if not self._begin(y0):
             return self.out
@@ -133,7 +139,7 @@ class Integration:
             if self.counts.total >= self.settings.max_steps:
                 return self._fail(Status.MAX_STEPS, f"max_steps={self.settings.max_steps} steps were not enough")
             dt, target, clipped = self._next_dt()
-            if abs(dt) <= self._smallest_step() and not clipped:
+            if self._stuck or (abs(dt) <= self._smallest_step() and not clipped):
                 return self._underflow()
             if self.settings.on_step:
                 self.settings.on_step(self.t, self.y, dt)
@@ -161,6 +167,9 @@ class Integration:
                 self._fail(Status.NON_FINITE, "the right-hand side is NaN or infinite at the initial state")
                 return False
             self.dt = initial_step(self.rhs, self.stepper, self.t0.value, span, y0, f0, self.settings.tol)
+            if math.isnan(self.dt):
+                self._fail(Status.NON_FINITE, "the initial state is NaN or infinite")
+                return False
         return True
 
     def now(self) -> Scalar:
@@ -175,9 +184,19 @@ class Integration:
     def _smallest_step(self) -> float:
         return max(4 * math.ulp(self.t), 1e-300)
 
-    def _stops_ahead(self) -> list[float]:
+    def plan_stops(self) -> None:
+        """Put the stops ahead in order, and keep f on this side of the first of them."""
         ahead = {s for s in self.settings.stops if self.t0.value * self.sign < s * self.sign < self.t1.value * self.sign}
-        return sorted(ahead, key=lambda s: s * self.sign)
+        self._stops = sorted(ahead, key=lambda s: s * self.sign)
+        self._fence()
+
+    def _fence(self) -> None:
+        if not self.settings.stops:
+            return
+        end = self._stops[0] if self._stops else self.t1.value
+        since, until = (t if t in self.settings.stops else side for t, side in ((self.t, -math.inf), (end, math.inf)))
+        since, until = (x if math.isfinite(x) else x * self.sign for x in (since, until))
+        self.rhs.fence(min(since, until), max(since, until))
 
     def _next_dt(self) -> tuple[float, float | None, bool]:
         """The signed step, the time it must end at (None: anywhere), and whether it was cut to do so."""
@@ -186,14 +205,19 @@ class Integration:
             assert self.saves is not None
             ahead = [s for s in self.saves.values[self.next_save :] if (s - self.t) * self.sign > 0]
             target = ahead[0] if ahead else target
-            return target - self.t, target, True
+            return self._reach(target), target, True
         dt = self.dt if not self.stepper.adaptive else min(max(self.dt, self.settings.dt_min), self.settings.dt_max)
         left = abs(target - self.t)
         # A hair short of the target counts as there, or a step of rounding size would follow.
         if dt >= left * (1 - 1e-10):
             exact = not self.stepper.adaptive and abs(dt - left) <= 1e-9 * left
-            return (math.copysign(dt, self.sign) if exact else target - self.t), target, True
+            return (math.copysign(dt, self.sign) if exact else self._reach(target)), target, True
         return math.copysign(dt, self.sign), None, False
+
+    def _reach(self, target: float) -> float:
+        """The step to ``target``, such that ``t + dt`` is never a rounding error beyond it."""
+        dt = target - self.t
+        return math.nextafter(dt, 0.0) if (self.t + dt - target) * self.sign > 0 else dt
 
     # -- one step ---------------------------------------------------------------------------------
 
@@ -219,8 +243,11 @@ class Integration:
 
     def _reject(self, dt: float, factor: float, why: str) -> None:
         self.counts.nreject += 1
-        self._why = why
-        self.dt = abs(dt) * factor
+        self._why, self._failed_dt = why, dt
+        # At dt_min an error that is too large is accepted; what fails there for another reason always will.
+        self._stuck = abs(dt) <= self.settings.dt_min
+        # A fixed step that fails is not made smaller: a step of 0 ends the solve with the reason.
+        self.dt = abs(dt) * factor if self.stepper.adaptive else 0.0
         if self.settings.on_reject:
             self.settings.on_reject(self.t, self.y, dt)
 
@@ -260,6 +287,7 @@ class Integration:
             return True
         if target is not None and self._stops and target == self._stops[0]:
             self._stops.pop(0)
+            self._fence()
             self.carry = self.stepper.start(self.rhs, self.now(), self.y)
         if self.carry is None:
             self.carry = self.stepper.start(self.rhs, self.now(), self.y)
@@ -343,10 +371,15 @@ class Integration:
         if self._why == "non-finite":
             return self._fail(Status.NON_FINITE, "the right-hand side or the state became NaN or infinite")
         if self._why == "not converged":
+            if not bool(torch.isfinite(self.rhs.evaluate(self.t + self._failed_dt, self.y.detach())).all()):
+                return self._fail(Status.NON_FINITE, "the right-hand side became NaN or infinite")
             return self._fail(Status.NOT_CONVERGED, "an implicit stage equation has no solution at the smallest step")
-        return self._fail(Status.STEP_UNDERFLOW, f"the step size fell to {self.dt}")
+        return self._fail(Status.STEP_UNDERFLOW, f"the step size fell to {self.dt:.3g}")
 
+    #: Why the last attempted step was rejected ("" for an ordinary error), its size, and whether no other will do.
     _why: str = ""
+    _failed_dt: float = 0.0
+    _stuck: bool = False
 
     def _fail(self, status: Status, message: str) -> Outcome:
         self.out.status, self.out.message = status, message

@@ -116,7 +116,9 @@ def _chain(
     y, t = problem.packed, problem.t0
     got, taken = _Collected(), 0
     keep_steps = options.saves is None and options.unsaved == "steps"
-    y, doses = _apply_due(rhs, doses, t, y)
+    if doses and doses[0][0].value == t.value:
+        taken = _save_before_doses(problem, rhs, options, got)
+        y, doses = _apply_due(rhs, doses, t, y)
     while True:
         end = doses[0][0] if doses else problem.t1
         saves = _saves_of(options.saves, taken, end, problem.direction)
@@ -148,7 +150,28 @@ def _chain(
             break
     if options.saves is None and options.unsaved == "end":
         got.states, got.times = [y], [_stamp(problem.t1)]
+    elif keep_steps and y is not out.y1:  # changed at the very end
+        got.states.append(y)
+        got.times.append(_stamp(problem.t1))
     return got, Status.SUCCESS, ""
+
+
+def _save_before_doses(problem: ODEProblem, rhs: Rhs, options: SolveOptions, got: _Collected) -> int:
+    """Save the state at the start, where doses are about to change it; how many save times that takes."""
+    saves, t0, y0 = options.saves, problem.t0, problem.packed
+    if saves is None or saves.values[0] != t0.value:
+        return 0
+    point = saves.point(0)
+    if torch.is_grad_enabled() and (point is not None or t0.tensor is not None):
+        # Adds zero: moving the save time moves along the solution, and moving the start as far takes that back.
+        shift = torch.zeros((), dtype=torch.float64, device=rhs.device)
+        if point is not None:
+            shift = shift + (point - point.detach())
+        if t0.tensor is not None:
+            shift = shift - (t0.tensor - t0.tensor.detach())
+        y0 = y0 + rhs(_stamp(t0), y0) * shift.to(rhs.time_dtype)
+    got.states.append(y0)
+    return 1
 
 
 def _close(got: _Collected, out: Outcome, options: SolveOptions) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import vjp, vmap
@@ -20,6 +22,9 @@ from ...errors import PyDiffEqFluxError
 from .control import to_float
 from .rhs import Rhs
 from .stepper import Scalar
+
+#: One truth value for the whole state, or one a row where rows step for themselves.
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 log = logging.getLogger(__name__)
 
@@ -101,13 +106,19 @@ def _assemble(grad_t: Tensor, grad_y: Tensor, rows: bool) -> tuple[Tensor, Tenso
 def _vectorised(
     field: Any, time: Tensor, columns: Tensor, with_time: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    f, pull = vjp(field, time, columns)
-    dfdy, dfdt = _assemble(*vmap(pull)(_cotangents(columns)), rows=time.dim() > 0)
+    f, pull = vjp(field, time, columns)[:2]
+    grad_t, grad_y = vmap(pull)(_cotangents(columns))
+    dfdy, dfdt = _assemble(grad_t, grad_y, rows=time.dim() > 0)
     if with_time and dfdt is None:
         # The product with the time is linear in the cotangent: its own derivative is df/dt, sample by sample.
-        slope, twice = vjp(lambda cotangent: pull(cotangent)[0], torch.zeros_like(f))
+        slope, twice = vjp(lambda cotangent: pull(cotangent)[0], torch.zeros_like(f))[:2]
         (dfdt,) = twice(torch.ones_like(slope))
     return f, dfdy, dfdt if with_time else None
+
+
+def without_transforms(rhs: Rhs) -> None:
+    """Say beforehand that ``torch.func`` cannot transform this right-hand side (it differentiates inside)."""
+    _one_by_one.add(rhs)
 
 
 def _looped(field: Any, time: Tensor, columns: Tensor, with_time: bool) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -127,8 +138,25 @@ def _looped(field: Any, time: Tensor, columns: Tensor, with_time: bool) -> tuple
             )
             return [torch.zeros_like(x) if g is None else g for g, x in zip(found, (time, columns), strict=True)]
 
-        pulled = [pull(cotangent, graph) for cotangent in _cotangents(columns).unbind()]
-        grad_t, grad_y = (torch.stack(parts) for parts in zip(*pulled, strict=True))
+        def pull_all(cotangents: Tensor) -> list[Tensor]:
+            if not f.requires_grad:
+                return [x.new_zeros(len(cotangents), *x.shape) for x in (time, columns)]
+            try:
+                found = torch.autograd.grad(
+                    f,
+                    (time, columns),
+                    cotangents,
+                    retain_graph=True,
+                    create_graph=graph,
+                    allow_unused=True,
+                    is_grads_batched=True,
+                )
+            except RuntimeError:  # a backward pass without a batching rule
+                return [torch.stack(x) for x in zip(*(pull(c, graph) for c in cotangents.unbind()), strict=True)]
+            zeros = [x.new_zeros(len(cotangents), *x.shape) for x in (time, columns)]
+            return [z if g is None else g for g, z in zip(found, zeros, strict=True)]
+
+        grad_t, grad_y = pull_all(_cotangents(columns))
         dfdy, dfdt = _assemble(grad_t, grad_y, rows=time.dim() > 0)
         if with_time and dfdt is None:
             cotangent = torch.zeros_like(f).requires_grad_()
@@ -149,7 +177,8 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(matrix: Tensor, lu: Tensor, pivots: Tensor, b: Tensor, adjoint: bool) -> Tensor:
-        return torch.linalg.lu_solve(lu, pivots, b, adjoint=adjoint)
+        x: Tensor = torch.linalg.lu_solve(lu, pivots, b, adjoint=adjoint)
+        return x
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -159,9 +188,22 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None, Tensor, None]:
         matrix, lu, pivots, x = ctx.saved_tensors
-        grad_b = _Solve.apply(matrix, lu, pivots, grads[0], not ctx.adjoint)
+        grad_b = _solve(matrix, lu, pivots, grads[0], not ctx.adjoint)
         left, right = (x, grad_b) if ctx.adjoint else (grad_b, x)
         return -left @ right.mT, None, None, grad_b, None
+
+
+_solve: Callable[..., Tensor] = _Solve.apply
+
+
+def per_row(h: Scalar) -> bool:
+    """Whether every row of the state has a step of its own."""
+    return isinstance(h, Tensor) and h.dim() > 0
+
+
+def as_converged(flags: Flags, like: Tensor) -> Any:
+    """Flags as :attr:`Step.converged` has them: a bool, or a tensor of one a row."""
+    return bool(flags[0]) if flags.size == 1 else torch.as_tensor(flags, device=like.device)
 
 
 @dataclass(slots=True)
@@ -172,14 +214,14 @@ class Factored:
     lu: Tensor
     pivots: Tensor
     batched: bool
-    #: False where W is singular (or not finite): the step has to be tried with another h.
-    regular: bool
+    #: False where W is singular: the step has to be tried with another h. One flag a row where each has its h.
+    regular: Flags
 
     def solve(self, b: Tensor) -> Tensor:
         """``W^-1 b`` for a state-shaped b; its graph runs through W and b."""
         columns = to_columns(b, self.batched).unsqueeze(-1)
         if torch.is_grad_enabled():
-            x = _Solve.apply(self.matrix, self.lu, self.pivots, columns, False)
+            x = _solve(self.matrix, self.lu, self.pivots, columns, False)
         else:
             x = torch.linalg.lu_solve(self.lu, self.pivots, columns)
         return from_columns(x.squeeze(-1), b)
@@ -193,7 +235,8 @@ def factorise(dfdy: Tensor, h: Scalar, *, batched: bool) -> Factored:
     else:
         matrix = torch.add(eye, dfdy, alpha=-h)
     lu, pivots, info = torch.linalg.lu_factor_ex(matrix.detach())
-    return Factored(matrix, lu, pivots, batched, regular=to_float(info.any()) == 0.0)
+    regular = (info == 0).cpu().numpy() if per_row(h) else np.array([to_float(info.any()) == 0.0])
+    return Factored(matrix, lu, pivots, batched, regular)
 
 
 def matrix_norm(dfdy: Tensor) -> float:

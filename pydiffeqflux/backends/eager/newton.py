@@ -8,28 +8,36 @@ exact first derivative. (Each correction makes one more derivative exact, so two
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import GradientError
 from .control import Tolerances, rms_norm, row_norm, to_float
-from .linear import Factored, factorise, from_columns, jacobian, to_columns
+from .linear import Factored, Flags, factorise, from_columns, jacobian, per_row, to_columns
 from .rhs import Rhs
 from .stepper import Scalar
 
 
 @dataclass(slots=True)
 class Solved:
-    """The outcome of a simplified Newton iteration."""
+    """The outcome of a simplified Newton iteration. Entries that were not solved for are zero."""
 
     x: Tensor
-    converged: bool
+    #: One flag; or one a row, where every row has its own step.
+    solved: Flags
     iterations: int
     #: How fast the last corrections shrank; 0 where a single one was enough.
     rate: float
+
+    @property
+    def converged(self) -> bool:
+        return bool(self.solved.all())
 
 
 @dataclass(frozen=True)
@@ -46,18 +54,21 @@ class NewtonSettings:
 
     def limit(self, dtype: torch.dtype) -> float:
         rtol = self.tol.rtol
-        smallest = to_float(rtol.detach().min()) if isinstance(rtol, Tensor) else rtol
+        smallest = to_float(rtol.detach().min() if isinstance(rtol, Tensor) else rtol)
         eps = torch.finfo(dtype).eps
-        return max(10.0 * eps / max(smallest, eps), min(0.03, smallest**0.5))
+        return max(10.0 * eps / max(smallest, eps), min(0.03, math.sqrt(smallest)))
 
     def scale(self, y: Tensor) -> Tensor:
         """The tolerance of each entry, kept away from zero (an ``atol`` of 0 is allowed)."""
         scale = self.tol.scale(y.abs())
         return scale.clamp_min(torch.finfo(scale.dtype).tiny ** 0.5)
 
-    def norm(self, scaled: Tensor) -> float:
-        """Root mean square; when batched the worst row's, so that rows do not depend on each other's company."""
-        return to_float(row_norm(to_columns(scaled, True)).max() if self.batched else rms_norm(scaled))
+    def sizes(self, scaled: Tensor, each: bool) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Root mean square: every row's, or the worst row's where rows are independent but step together."""
+        if not self.batched:
+            return np.array([to_float(rms_norm(scaled))])
+        rows = row_norm(to_columns(scaled, True))
+        return rows.double().cpu().numpy() if each else np.array([to_float(rows.max())])
 
 
 @torch.no_grad()
@@ -69,27 +80,41 @@ def solve_stage(
     The convergence test is that of Hairer & Wanner II, section IV.8: the ratio of successive corrections
     estimates the error that remains, and stops early an iteration that will not make it.
     """
-    if not w.regular:
-        return Solved(guess, False, 0, 1.0)
+    each = per_row(h)
     base, x = base.detach(), guess.detach()
     scale = settings.scale(base + x)
     limit = settings.limit(scale.dtype)
-    previous, rate = 0.0, 0.0
-    for iteration in range(1, settings.max_iterations + 1):
+    solved: Flags = np.zeros(x.shape[0] if each else 1, dtype=bool)
+    hopeless: Flags = ~w.regular
+    previous, rate, iteration = np.full(solved.shape, np.inf), np.zeros(solved.shape), 0
+    while iteration < settings.max_iterations and not (solved | hopeless).all():
+        iteration += 1
         change = w.solve(rhs(t, base + x) * h - x)
-        size = settings.norm(change / scale)
-        if iteration > 1:
-            rate = size / previous
-            left = settings.max_iterations - iteration
-            if not rate < 1.0 or rate**left / (1.0 - rate) * size > limit:
-                break
-        elif not size < float("inf"):
-            break
+        size = settings.sizes(change / scale, each)
         x = x + change
-        if size == 0.0 or (iteration > 1 and rate / (1.0 - rate) * size < limit):
-            return Solved(x, True, iteration, rate)
+        with np.errstate(all="ignore"):  # rows that diverge overflow, and fail the tests below for it
+            latest = size / previous
+            left = settings.max_iterations - iteration
+            hopeless |= ~solved & ~(size < np.inf)
+            if iteration > 1:
+                slow = (latest**left / (1.0 - latest) * size > limit) | ~(latest < 1.0)
+                rate = np.where(solved, rate, latest)
+                hopeless |= ~solved & slow & (size > 0.0)
+            solved |= ~hopeless & ((latest / (1.0 - latest) * size < limit) if iteration > 1 else size == 0.0)
+            solved |= ~hopeless & (size == 0.0)
         previous = size
-    return Solved(x, False, iteration, max(rate, 1.0))
+    worst = float(np.max(np.nan_to_num(rate, nan=1.0, posinf=1.0)))
+    return Solved(keep_rows(x, solved), solved, iteration, worst if solved.all() else max(worst, 1.0))
+
+
+def keep_rows(x: Tensor, solved: Flags) -> Tensor:
+    """Zero for what is not solved: finite, so that other rows' derivatives stay clear of NaN."""
+    if solved.all():
+        return x
+    if solved.size == 1:
+        return torch.zeros_like(x)
+    mask = torch.as_tensor(solved, device=x.device).reshape(-1, *[1] * (x.dim() - 1))
+    return torch.where(mask, x, torch.zeros_like(x))
 
 
 def attach_gradient(
@@ -104,7 +129,7 @@ def attach_gradient(
     for _ in range(order):
         residual = x - rhs(t, base + x) * h
         columns = (to_columns(part, batched) for part in (x, residual))
-        x = from_columns(_Correct.apply(*columns, w.lu, w.pivots, order), x)
+        x = from_columns(_correct(*columns, w.lu, w.pivots, order), x)
     return x, w, here.dfdy
 
 
@@ -115,7 +140,8 @@ class _Correct(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, residual: Tensor, lu: Tensor, pivots: Tensor, order: int) -> Tensor:
-        return x - torch.linalg.lu_solve(lu, pivots, residual.unsqueeze(-1)).squeeze(-1)
+        corrected: Tensor = x - torch.linalg.lu_solve(lu, pivots, residual.unsqueeze(-1)).squeeze(-1)
+        return corrected
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -127,8 +153,11 @@ class _Correct(torch.autograd.Function):
         residual, lu, pivots = ctx.saved_tensors
         grad = -torch.linalg.lu_solve(lu, pivots, grads[0].unsqueeze(-1), adjoint=True).squeeze(-1)
         if torch.is_grad_enabled():
-            grad = grad + _Guard.apply(residual, ctx.order - 1)
+            grad = grad + _guard(residual, ctx.order - 1)
         return grads[0], grad, None, None, None
+
+
+_correct: Callable[..., Tensor] = _Correct.apply
 
 
 class _Guard(torch.autograd.Function):
@@ -160,5 +189,8 @@ class _Guard(torch.autograd.Function):
             )
         (residual,) = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _Guard.apply(residual, ctx.left - 1), None
+            return _guard(residual, ctx.left - 1), None
         return torch.zeros_like(residual), None
+
+
+_guard: Callable[..., Tensor] = _Guard.apply

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...errors import DtypeError, ShapeError
+from ...errors import DtypeError, PyDiffEqFluxError, ShapeError
 from ...state import StateSpec
 
 Scalar = float | Tensor
@@ -33,12 +35,32 @@ class Rhs:
         #: Replaces the general Jacobian where a better one is known (the adjoint equation's).
         self.linearise: Callable[[Scalar, Tensor, bool, bool], Any] | None = None
         self._checked = False
+        self._inside: tuple[float, float] | None = None
+
+    def fence(self, low: float = -math.inf, high: float = math.inf) -> None:
+        """Evaluate strictly between these two times from now on; without arguments, anywhere.
+
+        Where f jumps, a step that ends or starts there has to see it from its own side: times that reach a
+        bound are moved inside by the least that the time's dtype can hold.
+        """
+        if low == -math.inf and high == math.inf:
+            self._inside = None
+            return
+        bounds = torch.tensor([low, high], dtype=self.time_dtype)
+        first, last = torch.nextafter(bounds, bounds.flip(0)).tolist()
+        self._inside = first, last
 
     def time(self, t: Scalar) -> Tensor:
         """``t`` as the tensor that the user's function gets: the state's device and real dtype."""
         if isinstance(t, Tensor):
-            return t.to(self.time_dtype)
-        return torch.tensor(t, dtype=self.time_dtype, device=self.device)
+            t = t.to(self.time_dtype)
+            if self._inside is None:
+                return t
+            # The value is moved, the gradient is not.
+            return t + (t.clamp(*self._inside) - t).detach()
+        if self._inside is not None:
+            t = min(max(t, self._inside[0]), self._inside[1])
+        return torch.scalar_tensor(t, dtype=self.time_dtype, device=self.device)
 
     def __call__(self, t: Scalar, y: Tensor) -> Tensor:
         self.nf += 1
@@ -46,11 +68,28 @@ class Rhs:
 
     def evaluate(self, t: Scalar, y: Tensor) -> Tensor:
         """As calling, without counting (for Jacobians and vector-Jacobian products)."""
+        if not self._checked:
+            return self._first(t, y)
         if self.spec is not None:
             return self.spec.flatten(self.func(self.time(t), self.spec.unflatten(y)))
-        out = self.func(self.time(t), y)
-        if not self._checked:
-            self._check(out, y)
+        return self.func(self.time(t), y)
+
+    def _first(self, t: Scalar, y: Tensor) -> Tensor:
+        """The first evaluation: its result is checked, and its failure explained."""
+        when, state = self.time(t), y if self.spec is None else self.spec.unflatten(y)
+        try:
+            out = self.func(when, state)
+        except RuntimeError as error:
+            if isinstance(error, PyDiffEqFluxError):
+                raise
+            explained = _explain(error, when, y)
+            if explained is None:
+                raise
+            raise explained from error
+        if self.spec is not None:
+            out = self.spec.flatten(out)
+        self._check(out, y)
+        self._checked = True
         return out
 
     def _check(self, out: Any, y: Tensor) -> None:
@@ -69,4 +108,19 @@ class Rhs:
                 f"the right-hand side returned {out.dtype} on {out.device} for a state of {y.dtype} on {y.device};"
                 f" convert the model (model.to(y0)) or y0 (y0.to({out.dtype}))."
             )
-        self._checked = True
+
+
+def _explain(error: RuntimeError, t: Tensor, y: Tensor) -> DtypeError | ShapeError | None:
+    """Our error for torch's, where the model and the state that it was given do not go together."""
+    said = f"the right-hand side failed at its first evaluation: {str(error).splitlines()[0]}. It was given"
+    if re.search(r"dtype|scalar type|input type|same device", str(error), re.IGNORECASE):
+        return DtypeError(
+            f"{said} a state of {y.dtype} on {y.device}: convert the model (model.to(y0)), or y0 to the model's dtype"
+            f" and device."
+        )
+    if re.search(r"shape|size|dimension|channels", str(error)):
+        return ShapeError(
+            f"{said} a state of shape {tuple(y.shape)} and a time of shape {tuple(t.shape)}: y0 must have the shape"
+            f" that the model takes."
+        )
+    return None

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from ....sensealg import BacksolveAdjoint
-from ..control import rms_norm
 from .function import Adjoint, Seeds
-from .sweep import Reverse, stretches
+from .sweep import Reverse, largest_of, stretches
 
 
 class Backsolve(Adjoint):
@@ -28,8 +27,9 @@ class Backsolve(Adjoint):
 
         lam, y = seeds.at_end, y1
         mu = [torch.zeros_like(p) for p in job.params]
-        width = 2 * y0.numel() * (2 if y0.is_complex() else 1)
-        norm = (lambda z: rms_norm(z[:width])) if sense.seminorm else None
+        width = y0.numel() * (2 if y0.is_complex() and mu else 1)
+        every = largest_of(width, width)
+        norm = (lambda z: every(z[: 2 * width])) if sense.seminorm else every
         reverse = Reverse(job, augmented, (y, lam, *mu), norm=norm)
         for t, s, jump, index in stretches(job, seeds):
             y, lam, *mu = reverse.run((y, lam, *mu), t, s)

@@ -98,7 +98,7 @@ class Replay(Integration):
         self.t, self.y, self.carry, self.next_save = start.t, y, carry, start.next_save
         self.out = Outcome(Status.SUCCESS, y, self.t0)
         self.dt = None
-        self._stops = self._stops_ahead()
+        self.plan_stops()
         if start.step == 0:
             self.next_save = 0
             self.carry = self.stepper.start(self.rhs, self.now(), y)
@@ -112,6 +112,7 @@ class Replay(Integration):
                 self.y, self.carry = piece.at([(segment.crossing - self.t) / dt])[0], None
             else:
                 self.advance(step, dt, size, target)
+        self.rhs.fence()
 
     @property
     def rows(self) -> list[Tensor]:

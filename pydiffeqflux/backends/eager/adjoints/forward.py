@@ -11,6 +11,7 @@ from ....errors import UnsupportedError
 from ....state import pack
 from ..catalogue import stepper_for
 from ..integrate import Outcome
+from ..linear import without_transforms
 from ..rhs import Rhs
 from .function import Adjoint, Seeds
 
@@ -37,14 +38,16 @@ class Forward(Adjoint):
         start = torch.cat([torch.eye(n, dtype=y0.dtype, device=y0.device), y0.new_zeros(n, sum(self._sizes))], dim=1)
         packed, spec = pack((y0, start))
         assert spec is not None
+        rhs = Rhs(augmented, spec, packed)
+        without_transforms(rhs)
         wide = replace(
             job,
-            rhs=Rhs(augmented, spec, packed),
+            rhs=rhs,
             stepper=stepper_for(job.method, job.settings.tol),
             params=(),
         )
         outcome = wide.integrate(packed, None)
-        job.rhs.nf += wide.rhs.nf
+        job.rhs.nf += rhs.nf
         if job.stretch.pieces is not None:
             # The dense output is the state's own: solve once more, for it alone.
             job.integrate(y0, job.stretch.pieces)

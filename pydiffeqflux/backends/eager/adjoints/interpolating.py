@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .function import Adjoint, Seeds
 from .forward_path import ForwardPath
-from .sweep import Reverse, stretches
+from .sweep import Reverse, largest_of, stretches
 
 
 class Interpolating(Adjoint):
@@ -29,7 +29,8 @@ class Interpolating(Adjoint):
 
         lam = seeds.at_end
         mu = [torch.zeros_like(p) for p in job.params]
-        reverse = Reverse(job, augmented, (lam, *mu))
+        width = y0.numel() * (2 if y0.is_complex() and mu else 1)
+        reverse = Reverse(job, augmented, (lam, *mu), norm=largest_of(width))
         for t, s, jump, _ in path.split(stretches(job, seeds)):
             lam, *mu = reverse.run((lam, *mu), t, s)
             if jump is not None:

@@ -17,6 +17,7 @@ from ..control import Norm, Tolerances, rms_norm
 from ..dense import Piecewise
 from ..failure import failure
 from ..integrate import Counts, Integration
+from ..linear import without_transforms
 from ..rhs import Rhs
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Reverse:
         sense: Any = job.sensealg
         packed, self.spec = pack(state)
         self.rhs = Rhs(func, self.spec, packed)
+        without_transforms(self.rhs)
         self.method = job.method if sense.method is None else resolve(sense.method)
         forward = job.settings.tol
         tol = Tolerances(
@@ -102,3 +104,14 @@ def add(a: Sequence[Tensor], b: Sequence[Tensor]) -> list[Tensor]:
     return [x + y for x, y in zip(a, b, strict=True)]
 
 
+def largest_of(*widths: int) -> Norm:
+    """The largest RMS norm of the first parts of a packed state, which have these widths, and of the rest.
+
+    One norm over everything would let a crowd of easy parameters hide the error of the adjoint itself.
+    """
+
+    def norm(z: Tensor) -> Tensor:
+        parts = z.split([*widths, z.numel() - sum(widths)])
+        return torch.stack([rms_norm(part) for part in parts if part.numel()]).amax()
+
+    return norm

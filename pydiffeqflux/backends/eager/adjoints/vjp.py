@@ -28,7 +28,8 @@ class Vjp:
         nested = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (t, y, v))
         wanted = self.params if params else ()
         with torch.enable_grad():
-            at = y if nested and y.requires_grad else y.detach().requires_grad_()
+            # A new node, so that only what passes through this evaluation is differentiated.
+            at = y.view_as(y) if nested and y.requires_grad else y.detach().requires_grad_()
             f = self.rhs(t, at)
             inputs = ((at,) if state else ()) + wanted
             if not f.requires_grad or not inputs:
@@ -42,8 +43,9 @@ class Vjp:
 
     def rows(self, t: Scalar, y: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """``f``, the Jacobian ``(N, N)`` and df/dp ``(N, *p.shape)`` for each captured tensor (real states)."""
+        nested = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (t, y))
         with torch.enable_grad():
-            at = y.detach().requires_grad_()
+            at = y.view_as(y) if nested and y.requires_grad else y.detach().requires_grad_()
             f = self.rhs(t, at)
             n = f.numel()
             inputs = (at, *self.params)
@@ -51,15 +53,15 @@ class Vjp:
                 rows: Sequence[Tensor | None] = (None,) * len(inputs)
             else:
                 eye = torch.eye(n, dtype=f.dtype, device=f.device).reshape(n, *f.shape)
-                rows = _batched_grad(f, inputs, eye)
+                rows = _batched_grad(f, inputs, eye, nested)
         filled = [x.new_zeros(n, *x.shape) if g is None else g for g, x in zip(rows, inputs, strict=True)]
-        return f.detach(), filled[0].reshape(n, n), filled[1:]
+        return f if nested else f.detach(), filled[0].reshape(n, n), filled[1:]
 
 
-def _batched_grad(f: Tensor, inputs: Sequence[Tensor], eye: Tensor) -> Sequence[Tensor | None]:
+def _batched_grad(f: Tensor, inputs: Sequence[Tensor], eye: Tensor, create_graph: bool) -> Sequence[Tensor | None]:
+    options = {"create_graph": create_graph, "retain_graph": True, "allow_unused": True}
     try:
-        return torch.autograd.grad(f, inputs, eye, retain_graph=True, allow_unused=True, is_grads_batched=True)
+        return torch.autograd.grad(f, inputs, eye, is_grads_batched=True, **options)
     except RuntimeError:  # an operator without a batching rule: one row after the other
-        per_row = [torch.autograd.grad(f, inputs, e, retain_graph=True, allow_unused=True) for e in eye]
-        columns = list(zip(*per_row, strict=True))
-        return [None if c[0] is None else torch.stack(c) for c in columns]  # type: ignore[arg-type]
+        per_row = [torch.autograd.grad(f, inputs, e, **options) for e in eye]
+        return [None if c[0] is None else torch.stack(c) for c in zip(*per_row, strict=True)]

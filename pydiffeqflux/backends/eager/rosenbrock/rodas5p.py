@@ -7,7 +7,7 @@ problems and semi-explicit differential-algebraic ones.
 
 from __future__ import annotations
 
-from .tableau import Row, RosenbrockTableau
+from .tableau import RosenbrockTableau, Row
 
 _A6: Row = (
     -7.502846399306121,

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..control import Tolerances
 from ..dense import HERMITE, Coefficients, Interpolant
-from ..linear import Factored, Memo, factorise
-from ..newton import NewtonSettings, attach_gradient, solve_stage
+from ..linear import Factored, Flags, Memo, as_converged, factorise, per_row
+from ..newton import NewtonSettings, Solved, attach_gradient, solve_stage
 from ..rhs import Rhs
 from ..stepper import Scalar, Step, Terms, advance, combine, nonzero
 
@@ -72,11 +72,17 @@ class _Newton:
     jacobian: Tensor
     fresh: bool
     w: Factored = field(init=False)
+    solved: Flags = field(init=False)
     rate: float = 0.0
     iterations: int = 0
 
     def __post_init__(self) -> None:
         self.w = self.factor(self.jacobian)
+        self.solved = np.ones_like(self.w.regular)
+
+    def note(self, stage: Solved) -> None:
+        self.solved = self.solved & stage.solved
+        self.rate, self.iterations = max(self.rate, stage.rate), max(self.iterations, stage.iterations)
 
     def renew(self) -> None:
         self.jacobian, self.fresh = self.refresh(), True
@@ -122,25 +128,24 @@ class Esdirk:
         return carry.jacobian if carry.memo.linearised is None else carry.memo.linearised.dfdy
 
     def step(self, rhs: Rhs, t: Scalar, dt: Scalar, y: Tensor, carry: Carry) -> Step:
-        tab = self.tableau
         newton = self._newton(rhs, t, dt, y, carry)
         stages = [carry.f * dt]
-        for i in range(1, len(tab.c)):
-            u = self._stage(i, rhs, t, dt, y, stages, newton)
-            if u is None:
-                return Step(y, torch.zeros_like(y), lambda: self._interpolant(y, y, stages), carry, converged=False)
-            stages.append(u)
+        while len(stages) < len(self.tableau.c) and newton.solved.any():
+            stages.append(self._stage(rhs, t, dt, y, stages, newton))
+        if not newton.solved.any():
+            return Step(y, torch.zeros_like(y), lambda: self._interpolant(y, y, stages), carry, converged=False)
         y1 = advance(y, 1.0, self._b, stages)
         with torch.no_grad():
             # Filtered by W^-1: unfiltered, the estimate of a stiff component is far larger than its error.
             error = newton.w.solve(combine(self._error, stages))
         # Rows that step for themselves are at different points: nothing is kept for them.
-        keep = not (isinstance(dt, Tensor) and dt.dim()) and (newton.rate < SLOW or newton.iterations <= 2)
+        keep = not per_row(dt) and (newton.rate < SLOW or newton.iterations <= 2)
         return Step(
             y1=y1,
             error=error,
             interpolant=lambda: self._interpolant(y, y1, stages),
-            carry=Carry(_slope(stages[-1], dt, carry.f), newton.jacobian if keep else None, Memo()),
+            carry=Carry(stages[-1] / dt, newton.jacobian if keep else None, Memo()),
+            converged=as_converged(newton.solved, y),
         )
 
     def _newton(self, rhs: Rhs, t: Scalar, dt: Scalar, y: Tensor, carry: Carry) -> _Newton:
@@ -153,29 +158,26 @@ class Esdirk:
             return factorise(dfdy, self.tableau.gamma * dt, batched=self.batched)
 
         # After a rejected attempt that renewed the Jacobian here, the memo has it.
-        fresh = carry.jacobian is None or carry.memo.linearised is not None
-        return _Newton(refresh, factor, refresh() if fresh else carry.jacobian, fresh)
+        if carry.jacobian is None or carry.memo.linearised is not None:
+            return _Newton(refresh, factor, refresh(), True)
+        return _Newton(refresh, factor, carry.jacobian, False)
 
-    def _stage(
-        self, i: int, rhs: Rhs, t: Scalar, dt: Scalar, y: Tensor, stages: list[Tensor], newton: _Newton
-    ) -> Tensor | None:
-        """``dt`` times the slope of stage i; None where Newton fails even with a new Jacobian."""
-        tab = self.tableau
+    def _stage(self, rhs: Rhs, t: Scalar, dt: Scalar, y: Tensor, stages: list[Tensor], newton: _Newton) -> Tensor:
+        """``dt`` times the next stage's slope; ``newton.solved`` tells where Newton failed with a new Jacobian too."""
+        tab, i = self.tableau, len(stages)
         time, h = (t + dt if tab.c[i] == 1.0 else t + tab.c[i] * dt), tab.gamma * dt
         base = advance(y, 1.0, self._bases[i], stages)
         with torch.no_grad():
             guess = combine(self._predictors[i], stages, tab.gamma)
-        solved = solve_stage(rhs, time, base, h, guess, newton.w, self._settings)
-        if not solved.converged and not newton.fresh:
+        found = solve_stage(rhs, time, base, h, guess, newton.w, self._settings)
+        if not found.converged and not newton.fresh:
             newton.renew()
-            solved = solve_stage(rhs, time, base, h, guess, newton.w, self._settings)
-        if not solved.converged:
-            return None
-        newton.rate, newton.iterations = max(newton.rate, solved.rate), max(newton.iterations, solved.iterations)
-        if not torch.is_grad_enabled():
-            return solved.x / tab.gamma
+            found = solve_stage(rhs, time, base, h, guess, newton.w, self._settings)
+        newton.note(found)
+        if not (torch.is_grad_enabled() and newton.solved.any()):
+            return found.x / tab.gamma
         x, newton.w, newton.jacobian = attach_gradient(
-            rhs, time, base, h, solved.x, batched=self.batched, second_order=self.second_order
+            rhs, time, base, h, found.x, batched=self.batched, second_order=self.second_order
         )
         newton.fresh = False
         return x / tab.gamma
@@ -184,11 +186,3 @@ class Esdirk:
         if self.tableau.dense is None:
             return Interpolant(y, (y1 - y, stages[0], stages[-1]), self._dense, None)
         return Interpolant(y, [stages[i] for i in self._used], self._dense, None)
-
-
-def _slope(u: Tensor, dt: Scalar, before: Tensor) -> Tensor:
-    """``u / dt``; for a row of a batch that is done (its step is 0) the slope from before."""
-    if not (isinstance(dt, Tensor) and dt.dim()):
-        return u / dt
-    still = dt == 0
-    return torch.where(still, before, u / torch.where(still, 1.0, dt))
