@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -310,3 +313,41 @@ def test_gradient_does_not_outlive_a_parameter_changed_in_place():
         w.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         sol.ys.sum().backward()
+
+
+PEAK = """
+import resource, sys, torch, pydiffeqflux as pdf
+torch.set_num_threads(1)
+steps = int(sys.argv[1])
+w = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+y0 = torch.linspace(0, 1, 100_000, dtype=torch.float64)
+def run(n):
+    problem = pdf.ODEProblem(lambda t, y: torch.sin(w * y), y0, (0.0, 1.0))
+    sense = pdf.DiscreteAdjoint(checkpoints="sqrt")
+    ys = pdf.solve(problem, "rk4", dt=1.0 / n, sensealg=sense, dense=False, save_everystep=False).ys
+    ys.sum().backward()
+run(2)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+run(steps)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+def test_peak_memory_of_the_checkpointed_adjoint_grows_as_the_square_root():
+    def peak(steps):
+        out = subprocess.run([sys.executable, "-c", PEAK, str(steps)], capture_output=True, text=True, check=True)
+        return float(out.stdout)
+
+    few, many = peak(64), peak(64 * 16)
+    # The square root of 16 is 4; keeping every step would be 16.
+    assert many < 6 * few, (few, many)
+
+
+@pytest.mark.parametrize("sensealg", ["gauss", pdf.DiscreteAdjoint("sqrt")])
+def test_torch_func_with_an_adjoint_that_cannot_be_transformed_says_what_can(sensealg):
+    def loss(y0):
+        return pdf.solve(pdf.ODEProblem(lambda t, y: -y, y0, (0.0, 1.0)), sensealg=sensealg).ys.sum()
+
+    with pytest.raises(UnsupportedError, match=r"DiscreteAdjoint\(\)"):
+        torch.func.grad(loss)(torch.ones(2))

@@ -48,9 +48,7 @@ def adjoint_runner(
     def run(y0: Tensor, stretch: Stretch) -> Outcome:
         nonlocal params
         if params is None:
-            at = y0.detach().requires_grad_()
-            when = rhs.time(stretch.t0.value).requires_grad_()
-            params = captured_tensors(rhs.func, lambda: rhs.evaluate(when, at), [at, when])
+            params = _parameters(rhs, sensealg, y0, stretch.t0.value)
         job = Job(
             rhs, method, stepper, sensealg, settings, counts, stretch, events, batched=batched, params=tuple(params)
         )
@@ -65,3 +63,18 @@ def adjoint_runner(
     return run
 
 
+def _parameters(rhs: Rhs, sensealg: SenseAlg, y0: Tensor, t0: float) -> list[Tensor]:
+    """What to differentiate with respect to besides the state.
+
+    Raises:
+        UnsupportedError: inside a ``torch.func`` transform, which hides the tensors that a function closes over.
+    """
+    try:
+        at = y0.detach().requires_grad_()
+        when = rhs.time(t0).requires_grad_()
+    except RuntimeError as inside:
+        raise UnsupportedError(
+            f"sensealg={sensealg.name} inside a torch.func transform (grad, vmap, ...): there, use sensealg=None or"
+            f" DiscreteAdjoint(), whose steps torch.func transforms like any other operations."
+        ) from inside
+    return captured_tensors(rhs.func, lambda: rhs.evaluate(when, at), [at, when])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ....callbacks import Event
-from ....errors import GradientError, UnsupportedError
+from ....errors import GradientError
 from ....methods import Method
 from ....problem import SaveTimes, TimePoint
 from ....sensealg import SenseAlg
@@ -157,26 +157,6 @@ class _Solve(torch.autograd.Function):
                 for i, t in enumerate(job.ts):
                     g_saves[i] = _dot(g_ys[i], job.rhs(t, ys[i])).to(saves)
         return (None, lam0, g_t0, g_t1, g_saves, *mu)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], job: Job, y0: Tensor, *rest: Tensor | None) -> tuple[Any, Any]:
-        """Mapping over ``y0``: the mapped dimension becomes part of the state, which then steps jointly."""
-        if any(d is not None for d in in_dims[2:]) or job.events:
-            raise UnsupportedError(
-                f"torch.func.vmap over times, parameters or events with sensealg={job.sensealg.name}: map over y0"
-                f" only, or use sensealg=DiscreteAdjoint()."
-            )
-        together = torch.movedim(y0, in_dims[1], 0)
-        single = job.rhs
-
-        def every(t: Tensor, y: Tensor) -> Tensor:
-            return torch.vmap(lambda row: single.evaluate(t, row))(y)
-
-        wide = replace(job, rhs=Rhs(every, None, together))
-        wide.adjoint = type(job.adjoint)(wide)
-        outputs = _Solve.apply(wide, together, *rest)
-        job.outcome, job.ts = wide.outcome, wide.ts
-        return outputs, (1, 0)
 
 
 def _dot(g: Tensor, f: Tensor) -> Tensor:
