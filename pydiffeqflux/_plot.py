@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .errors import InvalidArgumentError
-from .state import map_state
+from .state import State, flat_rows, map_state
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from .solution import Solution
-
 
 def plot_solution(
-    solution: Solution,
+    times: Tensor,
+    states: State,
+    dense: Callable[[Any], State] | None,
     ax: Axes | None,
     components: Sequence[int] | None,
     labels: Sequence[str] | None,
@@ -27,13 +27,13 @@ def plot_solution(
     """See :meth:`pydiffeqflux.Solution.plot`."""
     import matplotlib.pyplot as plt
 
-    saved = solution.flat(solution.ys)
-    ts = solution.ts.detach().cpu().double()
+    saved = flat_rows(states)
+    ts = times.detach().cpu().double()
     count = saved.shape[1]
     if ts.dim() == 1:
         ts = ts.unsqueeze(1).expand(-1, count)
     else:  # rows that stepped for themselves: each component has its row's times
-        ts = ts[:, _row_of_each(solution)]
+        ts = ts[:, _row_of_each(states)]
     chosen = list(range(min(count, 10))) if components is None else list(components)
     for index in chosen:
         if not -count <= index < count:
@@ -42,11 +42,11 @@ def plot_solution(
         raise InvalidArgumentError(f"labels={list(labels)}: {len(chosen)} components are drawn, give as many labels.")
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    if solution.dense is not None and len(ts) > 1:
+    if dense is not None and len(ts) > 1:
         ends = ts[0, 0], ts[-1, ts[-1].sub(ts[0, 0]).abs().argmax()]
         fine = torch.linspace(*map(float, ends), points, dtype=torch.float64)
         with torch.no_grad():
-            curve, at = solution.flat(solution(fine)), fine.unsqueeze(1).expand(-1, count)
+            curve, at = flat_rows(dense(fine)), fine.unsqueeze(1).expand(-1, count)
     else:
         curve, at = saved, ts
     marks = len(ts) <= 60
@@ -63,7 +63,7 @@ def plot_solution(
     return ax
 
 
-def _row_of_each(solution: Solution) -> Tensor:
+def _row_of_each(states: State) -> Tensor:
     """The row of the batch that each component of the flattened state belongs to."""
 
     def numbered(leaf: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def _row_of_each(solution: Solution) -> Tensor:
         return rows.to(leaf.dtype).expand_as(leaf[:1])
 
     # A complex component is drawn as two reals, of which the second would be the imaginary part 0.
-    return solution.flat(map_state(lambda leaf: _real_twin(numbered(leaf)), solution.ys))[0].long()
+    return flat_rows(map_state(lambda leaf: _real_twin(numbered(leaf)), states))[0].long()
 
 
 def _real_twin(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .errors import InvalidArgumentError, InvalidTimesError
 from .state import State, StateSpec, pack
+from .tracking import reading, tracked
 
 TimeLike = float | int | Tensor
 
@@ -38,9 +39,12 @@ def time_point(t: TimeLike, name: str) -> TimePoint:
     """
     if isinstance(t, Tensor):
         if t.numel() != 1 or t.is_complex() or t.dtype == torch.bool:
-            raise InvalidTimesError(f"{name} must be one real number; got a {t.dtype} tensor of shape {tuple(t.shape)}.")
-        value = float(t.detach())
-        tensor = t.reshape(()) if t.requires_grad else None
+            raise InvalidTimesError(
+                f"{name} must be one real number; got a tensor of {t.dtype} and shape {tuple(t.shape)}."
+            )
+        with reading(name, "all samples are solved over the same times; map over y0 and parameters only"):
+            value = float(t.detach())
+        tensor = t.reshape(()) if tracked(t) else None
     else:
         try:
             value, tensor = (float("x") if isinstance(t, str | bytes | bool) else float(t)), None
@@ -171,7 +175,7 @@ def save_times(saveat: Any, problem: ODEProblem) -> SaveTimes | None:
                 f" saveat[{i - 1}]={values[i - 1]} is followed by saveat[{i}]={v}."
             )
     if isinstance(saveat, Tensor):
-        return SaveTimes(tuple(values), saveat if saveat.requires_grad else None)
+        return SaveTimes(tuple(values), saveat if tracked(saveat) else None)
     if not any(point.differentiable for point in points):
         return SaveTimes(tuple(values))
     own = [torch.tensor(p.value, dtype=torch.float64) if p.tensor is None else p.tensor.double() for p in points]

@@ -6,10 +6,13 @@ not mention is the forward solve's own (its method, tolerances, step limit).
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .errors import InvalidArgumentError, UnknownNameError
+from . import methods
+from .errors import InvalidArgumentError, InvalidToleranceError, UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,12 @@ class _Continuous(SenseAlg):
     rtol: float | None = None
     atol: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.method is not None:
+            methods.resolve(self.method)
+        for name in ("rtol", "atol"):
+            _check_tolerance(name, getattr(self, name))
+
 
 @dataclass(frozen=True)
 class BacksolveAdjoint(_Continuous):
@@ -117,6 +126,12 @@ class QuadratureAdjoint(_Continuous):
 
     abstol: float = 1e-6
     reltol: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_tolerance("abstol", self.abstol)
+        _check_tolerance("reltol", self.reltol)
+
     names: ClassVar[tuple[str, ...]] = ("quadrature",)
 
 
@@ -142,6 +157,12 @@ class ForwardSensitivity(SenseAlg):
     """
 
     names: ClassVar[tuple[str, ...]] = ("forward",)
+
+
+def _check_tolerance(name: str, value: float | None) -> None:
+    ok = value is None or (isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= value < math.inf)
+    if not ok:
+        raise InvalidToleranceError(f"{name}={value!r} must be a finite number >= 0.")
 
 
 ALL: tuple[type[SenseAlg], ...] = (

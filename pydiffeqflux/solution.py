@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from .errors import DenseOutputError
-from .state import State, leaves_of
+from .state import State
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -123,12 +122,6 @@ class Solution:
             labels: a name for each drawn component.
             points: how many times the dense output is evaluated at.
         """
-        from ._plot import plot_solution
+        from ._plot import plot_solution  # Matplotlib is slow to import
 
-        return plot_solution(self, ax, components, labels, points)
-
-    def flat(self, states: State) -> Tensor:
-        """``states`` (time first) as one real tensor ``(T, n)``, for drawing and for norms."""
-        found, _ = leaves_of(states, "ys")
-        rows = [torch.view_as_real(x).flatten(1) if x.is_complex() else x.flatten(1) for _, x in found]
-        return torch.cat([row.detach().cpu().double() for row in rows], dim=1)
+        return plot_solution(self.ts, self.ys, self.dense, ax, components, labels, points)

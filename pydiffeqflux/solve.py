@@ -9,7 +9,6 @@ import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 
 from . import methods
@@ -162,9 +161,10 @@ def _tolerance(name: str, value: float | Tensor, problem: ODEProblem) -> float |
     if not value.is_floating_point():
         raise InvalidToleranceError(f"{name} has dtype {value.dtype}; a tolerance is a real number: {name}.double().")
     if bool((value < 0).any()) or not bool(value.isfinite().all()):
-        raise InvalidToleranceError(f"{name}={value.tolist()} has entries that are negative or not finite; they must be >= 0.")
+        raise InvalidToleranceError(f"{name}={value.tolist()} must be finite and >= 0 everywhere.")
     state = problem.packed.shape
-    if len(value.shape) > len(state) or any(n not in (1, m) for n, m in zip(value.shape[::-1], state[::-1])):
+    missing = len(state) - len(value.shape)
+    if missing < 0 or any(n not in (1, m) for n, m in zip(value.shape, state[missing:], strict=True)):
         raise InvalidToleranceError(
             f"{name} has shape {tuple(value.shape)}, which does not broadcast to the state's {tuple(state)} (states"
             f" that are a structure are packed into one vector)."
@@ -190,7 +190,7 @@ def _step(name: str, value: float | None) -> float | None:
     if value is None:
         return None
     if not _is_number(value) or not (math.isfinite(value) and value > 0):
-        raise InvalidArgumentError(f"{name}={value!r} must be a positive number (its sign follows from t_span) or None.")
+        raise InvalidArgumentError(f"{name}={value!r} must be a positive number (t_span gives its sign) or None.")
     return float(value)
 
 

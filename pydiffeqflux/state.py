@@ -86,7 +86,7 @@ class StateSpec:
         rows = []
         for (path, leaf), dtype in zip(found, self.dtypes, strict=True):
             if leaf.dtype != dtype:
-                raise DtypeError(f"{path} is {leaf.dtype}, where y0 is {dtype}: convert one of them, by .to({dtype}), say.")
+                raise DtypeError(f"{path} is {leaf.dtype} where y0 is {dtype}; convert it by .to({dtype}), or y0.")
             if dtype.is_complex and not self.dtype.is_complex:
                 leaf = torch.view_as_real(leaf.resolve_conj())
             leaf = leaf.to(self.dtype)
@@ -147,3 +147,10 @@ def pack(y0: State, *, batched: bool = False) -> tuple[Tensor, StateSpec | None]
         dtype = dtype.to_real()
     spec = StateSpec(skeleton, tuple(leaf.shape for _, leaf in found), dtypes, dtype, batched)
     return spec.flatten(y0, "y0"), spec
+
+
+def flat_rows(states: State) -> Tensor:
+    """``states`` (time first) as one real table ``(T, n)`` in double precision, without a gradient."""
+    found, _ = leaves_of(states, "ys")
+    rows = [torch.view_as_real(x).flatten(1) if x.is_complex() else x.flatten(1) for _, x in found]
+    return torch.cat([row.detach().cpu().double() for row in rows], dim=1)

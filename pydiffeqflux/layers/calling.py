@@ -22,31 +22,42 @@ class Autonomous:
         return self.model(y)
 
 
-def as_rhs(model: Callable[..., Any], time_dependent: bool | None) -> Callable[[Any, Any], Any]:
-    """``func(t, y)`` for ``model``; with ``time_dependent=None`` told apart by its signature.
-
-    Raises:
-        SignatureError: a signature that says neither one nor two positional arguments.
-    """
-    if time_dependent is None:
-        time_dependent = takes_time(model)
+def as_rhs(model: Callable[..., Any], time_dependent: bool) -> Callable[[Any, Any], Any]:
+    """``func(t, y)`` for ``model``."""
     return model if time_dependent else Autonomous(model)
 
 
 def takes_time(model: Callable[..., Any]) -> bool:
-    """Whether ``model`` takes ``(t, y)`` (True) or ``(y)`` (False), by its required positional parameters."""
-    inner = getattr(model, "_orig_mod", model)  # torch.compile hides the signature of what it wraps
+    """Whether ``model`` takes ``(t, y)`` (True) or ``(y)`` (False), by its required positional parameters.
+
+    Raises:
+        SignatureError: they are neither one nor two, or cannot be known.
+    """
+    inner = model
+    while isinstance(inner, nn.Module) and (wrapped := _wrapped(inner)) is not None:
+        inner = wrapped
     target = inner.forward if isinstance(inner, nn.Module) else inner
     name = type(inner).__name__ if isinstance(inner, nn.Module) else getattr(inner, "__name__", repr(inner))
     try:
         parameters = list(inspect.signature(target).parameters.values())
-    except (TypeError, ValueError):
-        parameters = []
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = [p for p in positional if p.default is p.empty]
-    if len(required) in (1, 2):
-        return len(required) == 2
+    except (TypeError, ValueError):  # something built in
+        found = "a signature that cannot be read"
+    else:
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        required = [p for p in positional if p.default is p.empty]
+        if len(required) in (1, 2):
+            return len(required) == 2
+        found = f"{len(required)} required positional arguments"
     raise SignatureError(
-        f"model={name} takes {len(required)} required positional arguments, so it cannot be told whether it wants"
-        f" (y) or (t, y); say time_dependent=True for model(t, y) or time_dependent=False for model(y)."
+        f"model={name} has {found}, so it cannot be told whether it wants (y) or (t, y); say time_dependent=True for"
+        f" model(t, y) or time_dependent=False for model(y)."
     )
+
+
+def _wrapped(module: nn.Module) -> Any:
+    """What a wrapper that hides its module's signature wraps: torch.compile, DataParallel and its like."""
+    if hasattr(module, "_orig_mod"):
+        return module._orig_mod
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return module.module
+    return None

@@ -7,13 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .. import sensealg as sensealgs
+from ..errors import InvalidArgumentError, UnknownOptionError
 from ..methods import Method, resolve
-from ..problem import ODEProblem, TimeLike
+from ..problem import ODEProblem, TimeLike, span_ends
 from ..sensealg import SenseAlg
 from ..solution import Solution
-from ..solve import solve
+from ..solve import OPTIONS, solve
 from ..state import State, map_state
-from .calling import as_rhs
+from .calling import as_rhs, takes_time
 
 
 class NeuralODE(nn.Module):
@@ -28,6 +30,11 @@ class NeuralODE(nn.Module):
         time_dependent: state it where the signature does not: True for ``model(t, y)``.
         batched: rows of the state are independent systems (see :class:`ODEProblem`).
         **options: further keyword arguments of :func:`pydiffeqflux.solve`, such as ``dt`` or ``max_steps``.
+
+    Raises:
+        InvalidArgumentError, InvalidTimesError, UnknownNameError: for ``model``, ``t_span`` and ``method``.
+        SignatureError: the model's signature does not tell, and ``time_dependent`` was not stated.
+        UnknownOptionError: an option that ``solve`` does not take.
 
     Shapes:
         ``node(y0)`` has the shape of ``y0`` (the final state), or ``(T, *y0.shape)`` with ``saveat``.
@@ -60,22 +67,38 @@ class NeuralODE(nn.Module):
         **options: Any,
     ):
         super().__init__()
+        unknown = [name for name in options if name not in OPTIONS]
+        if unknown:
+            raise UnknownOptionError("NeuralODE", unknown[0], [*OPTIONS, "time_dependent", "batched"])
+        if not callable(model):
+            raise InvalidArgumentError(f"model={model!r} is not callable; give an nn.Module, model(y) or model(t, y).")
+        self.time_dependent = takes_time(model) if time_dependent is None else time_dependent
         self.model = model
+        span_ends(t_span)
+        # Set as attributes of their own, so that a Parameter among them is registered (and moved, and trained).
         if isinstance(t_span, Tensor):
-            self.t_span: Any = t_span  # registered, and so trained, where it is a Parameter
+            self.span = t_span
         else:
-            self.t_span = tuple(t_span)
-            self._t_span_parameters = nn.ParameterList([t for t in self.t_span if isinstance(t, nn.Parameter)])
+            self.t0, self.t1 = t_span
         self.saveat = saveat
         self.method = resolve(method)
         self.rtol, self.atol = rtol, atol
-        self.sensealg, self.backend = sensealg, backend
+        self.sensealg, self.backend = sensealgs.resolve(sensealg), backend
         self.batched = batched
         self.options = options
-        self._rhs = as_rhs(model, time_dependent)
+
+    @property
+    def t_span(self) -> Any:
+        """``(t0, t1)`` as it was given."""
+        return self.span if hasattr(self, "span") else (self.t0, self.t1)
+
+    @property
+    def rhs(self) -> Callable[[Any, Any], Any]:
+        """The model as ``func(t, y)``."""
+        return as_rhs(self.model, self.time_dependent)
 
     def _solve(self, y0: State, **options: Any) -> Solution:
-        problem = ODEProblem(self._rhs, y0, self.t_span, batched=self.batched)
+        problem = ODEProblem(self.rhs, y0, self.t_span, batched=self.batched)
         return solve(
             problem,
             self.method,
@@ -96,4 +119,5 @@ class NeuralODE(nn.Module):
         return sol.ys if self.saveat is not None else map_state(lambda y: y[-1], sol.ys)
 
     def extra_repr(self) -> str:
-        return f"t_span={tuple(self.t_span)}, method={self.method}, rtol={self.rtol}, atol={self.atol}"
+        ends = tuple(end.value for end in span_ends(self.t_span))
+        return f"t_span={ends}, method={self.method}, rtol={self.rtol}, atol={self.atol}"

@@ -86,6 +86,11 @@ def to_float(x: Any) -> float:
         return float(_Reduce.apply(x.detach()).item())
 
 
+def all_finite(x: Tensor) -> bool:
+    """Whether no entry is NaN or infinite; under ``vmap`` in none of the samples."""
+    return to_float(torch.isfinite(x.detach()).all().logical_not().to(torch.float32)) == 0.0
+
+
 @torch.no_grad()
 def initial_step(
     rhs: Rhs, stepper: Stepper, t0: float, span: float, y0: Tensor, f0: Tensor, tol: Tolerances

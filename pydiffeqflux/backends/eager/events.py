@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,9 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from ...callbacks import Event
-from ...errors import ShapeError
+from ...errors import NonFiniteError, ShapeError
 from ...problem import TimePoint
+from ...tracking import reading, recording, tracked
 from .dense import Interpolant
 from .rhs import Rhs
 from .stepper import Scalar
@@ -88,8 +90,10 @@ class EventWatch:
             before = self._signs[index]
             changed = (sign != before) & (before != 0)
             if event.direction != 0:  # up or down along the direction in which the solve runs
-                changed &= sign * event.direction >= 0
-            for k in changed.nonzero().flatten().tolist():
+                changed &= ~(sign * event.direction < 0)  # NaN stays in, to be complained of
+            with reading("an event", "samples meet it at different times; use batched=True with per_sample=True"):
+                crossed = changed.nonzero().flatten().tolist()
+            for k in crossed:
                 roots.append(self._root(event, k, t, dt, piece, left, theta))
             # A condition that is exactly zero here has been counted; its next sign is read off afresh.
             self._signs[index] = sign
@@ -100,7 +104,13 @@ class EventWatch:
         self, event: Event, k: int, t: float, dt: float, piece: Interpolant, left: float, right: float
     ) -> float:
         def value(theta: float) -> float:
-            return float(condition(self.rhs, event, t + theta * dt, piece.at([theta])[0])[k])
+            found = float(condition(self.rhs, event, t + theta * dt, piece.at([theta])[0])[k])
+            if math.isnan(found):
+                raise NonFiniteError(
+                    f"an event's condition is NaN at t={t + theta * dt:.6g}; it must be a number on both sides of its"
+                    f" zero (a square root or logarithm is not)."
+                )
+            return found
 
         low, high = value(left), value(right)
         if low == 0.0 or high == 0.0 or (low > 0) == (high > 0):
@@ -111,7 +121,7 @@ class EventWatch:
         self, theta: float, index: int, t: float, dt: float, piece: Interpolant, clock: tuple[Tensor, Scalar] | None
     ) -> Crossing:
         when = t + theta * dt
-        if not torch.is_grad_enabled():
+        if not recording():
             return Crossing(index, TimePoint(when), piece.at([theta])[0])
         start, size = clock if clock is not None else (torch.tensor(t, dtype=torch.float64, device=piece.y0.device), dt)
 
@@ -140,6 +150,6 @@ def differentiable_crossing(rhs: Rhs, event: Event, index: int, when: float, pat
         safe = torch.where(slope == 0, torch.ones_like(slope), slope)
         move = torch.where(slope == 0, torch.zeros_like(slope), value / safe)
         time = time - (move - move.detach())
-    if not time.requires_grad:
+    if not tracked(time):
         return Crossing(index, TimePoint(when), path(start))
     return Crossing(index, TimePoint(when, time), path(time))

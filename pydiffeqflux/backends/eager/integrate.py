@@ -19,7 +19,8 @@ from ...callbacks import Event
 from ...controllers import PIDController
 from ...problem import SaveTimes, TimePoint
 from ...solution import Status
-from .control import Controller, Tolerances, initial_step, to_float
+from ...tracking import recording
+from .control import Controller, Tolerances, all_finite, initial_step, to_float
 from .dense import Interpolant, Piecewise
 from .events import Crossing, EventWatch
 from .rhs import Rhs
@@ -106,7 +107,7 @@ class Integration:
         # The tensor clock runs only where somebody may ask for its gradient.
         self.clock: Tensor | None = None
         self.end: Tensor | None = None
-        if torch.is_grad_enabled() and (t0.differentiable or t1.differentiable):
+        if recording() and (t0.differentiable or t1.differentiable):
             wide = torch.float32 if rhs.device.type == "mps" else torch.float64
             as_tensor = lambda p: (  # noqa: E731
                 p.tensor.to(rhs.device, wide)
@@ -161,9 +162,7 @@ class Integration:
         else:
             f0 = self.rhs(self.now(), y0) if slope is None else slope
             span = self.t1.value - self.t0.value
-            with torch.no_grad():
-                finite = to_float(torch.isfinite(f0).all().logical_not().to(torch.float32)) == 0.0
-            if not finite:
+            if not all_finite(f0):
                 self._fail(Status.NON_FINITE, "the right-hand side is NaN or infinite at the initial state")
                 return False
             self.dt = initial_step(self.rhs, self.stepper, self.t0.value, span, y0, f0, self.settings.tol)
@@ -350,7 +349,7 @@ class Integration:
         value = self.saves.values[index]
         when = torch.tensor(value, dtype=torch.float64, device=y.device) if point is None else point.double()
         base = torch.tensor(value, dtype=torch.float64, device=y.device) if anchor is None else anchor
-        if not (when.requires_grad or base.requires_grad) or not torch.is_grad_enabled():
+        if not recording():
             return y
         f = self.rhs(self.now(), y) if slope is None else slope
         return y + f * (when - when.detach() - base + base.detach()).to(self.rhs.time_dtype)
@@ -371,7 +370,7 @@ class Integration:
         if self._why == "non-finite":
             return self._fail(Status.NON_FINITE, "the right-hand side or the state became NaN or infinite")
         if self._why == "not converged":
-            if not bool(torch.isfinite(self.rhs.evaluate(self.t + self._failed_dt, self.y.detach())).all()):
+            if not all_finite(self.rhs.evaluate(self.t + self._failed_dt, self.y.detach())):
                 return self._fail(Status.NON_FINITE, "the right-hand side became NaN or infinite")
             return self._fail(Status.NOT_CONVERGED, "an implicit stage equation has no solution at the smallest step")
         return self._fail(Status.STEP_UNDERFLOW, f"the step size fell to {self.dt:.3g}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,33 +9,21 @@ import torch
 from torch import Tensor
 
 from ...callbacks import Affect
-from ...errors import ShapeError
+from ...errors import DtypeError, ShapeError
 from ...methods import Method
 from ...problem import ODEProblem, SaveTimes, TimePoint
 from ...sensealg import DiscreteAdjoint, SenseAlg
 from ...solution import EventRecord, Solution, Stats, Status
+from ...tracking import recording
 from ..backend import SolveOptions
-from .control import Tolerances, rms_norm
+from .control import Tolerances, all_finite, rms_norm
 from .dense import Piecewise
 from .events import Crossing
 from .integrate import Counts, Integration, Outcome, Settings
 from .progress import progress_bar
 from .rhs import Rhs
 from .stepper import Stepper
-
-
-@dataclass
-class Stretch:
-    """One smooth stretch, as it is handed to whatever solves (and differentiates) it."""
-
-    t0: TimePoint
-    t1: TimePoint
-    saves: SaveTimes | None
-    pieces: Piecewise | None
-    keep_steps: bool
-
-
-Runner = Callable[[Tensor, Stretch], Outcome]
+from .stretch import Runner, Stretch
 
 
 @dataclass
@@ -68,8 +55,9 @@ def solve(
         )
         run = _runner(problem, rhs, method, stepper, sensealg, settings, counts, options)
         got, status, message = _chain(problem, rhs, run, options, pieces)
-    if status.ok and not stepper.adaptive and not bool(torch.isfinite(got.states[-1].detach()).all()):
+    if status.ok and not stepper.adaptive and not all_finite(got.states[-1]):
         status, message = Status.NON_FINITE, "the state became NaN or infinite"
+        _keep_finite(got)
     solution = _assemble(problem, options, got, status, pieces)
     solution.stats = Stats(nf=rhs.nf, naccept=counts.naccept, nreject=counts.nreject, njac=rhs.njac)
     return solution, message
@@ -162,7 +150,7 @@ def _save_before_doses(problem: ODEProblem, rhs: Rhs, options: SolveOptions, got
     if saves is None or saves.values[0] != t0.value:
         return 0
     point = saves.point(0)
-    if torch.is_grad_enabled() and (point is not None or t0.tensor is not None):
+    if recording() and (point is not None or t0.tensor is not None):
         # Adds zero: moving the save time moves along the solution, and moving the start as far takes that back.
         shift = torch.zeros((), dtype=torch.float64, device=rhs.device)
         if point is not None:
@@ -174,11 +162,23 @@ def _save_before_doses(problem: ODEProblem, rhs: Rhs, options: SolveOptions, got
     return 1
 
 
+def _keep_finite(got: _Collected) -> None:
+    """Drop the states from the first that is not finite on (but for the very first: something has to be left)."""
+    finite = [all_finite(state) for state in got.states]
+    keep = max(finite.index(False), 1)
+    before = len(got.states) - len(got.times)
+    del got.states[keep:], got.times[max(keep - before, 0) :]
+
+
 def _close(got: _Collected, out: Outcome, options: SolveOptions) -> None:
     """A solve that ended early returns the state it ended with as its last one."""
     if options.saves is None and options.unsaved == "end":
         got.states.clear()
         got.times.clear()
+    if not out.status.ok and got.states:
+        times = got.times or (options.saves.values[: len(got.states)] if options.saves is not None else ())
+        if float(times[-1]) == out.t1.value:  # it failed in the very next step
+            return
     got.states.append(out.y1)
     got.times.append(_stamp(out.t1))
 
@@ -208,6 +208,7 @@ def affected(rhs: Rhs, affect: Affect, t: TimePoint, y: Tensor) -> Tensor:
 
     Raises:
         ShapeError: it does not have the structure and shape of the state.
+        DtypeError: it is complex and the state real.
     """
     when = rhs.time(_stamp(t))
     if rhs.spec is not None:
@@ -216,6 +217,8 @@ def affected(rhs: Rhs, affect: Affect, t: TimePoint, y: Tensor) -> Tensor:
     if not isinstance(new, Tensor) or new.shape != y.shape:
         got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
         raise ShapeError(f"affect returned {got}; it must return the whole new state, of shape {tuple(y.shape)}.")
+    if new.is_complex() and not y.is_complex():
+        raise DtypeError(f"affect returned {new.dtype} for a state of {y.dtype}; make y0 complex.")
     return new.to(y.dtype)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from ...errors import PyDiffEqFluxError
+from ...tracking import recording
 from .control import to_float
 from .rhs import Rhs
 from .stepper import Scalar
@@ -184,6 +185,16 @@ class _Solve(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         matrix, lu, pivots, _, ctx.adjoint = inputs
         ctx.save_for_backward(matrix, lu, pivots, output)
+        ctx.save_for_forward(matrix, lu, pivots, output)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        matrix, lu, pivots, x = ctx.saved_tensors
+        change, _, _, right, _ = tangents
+        if change is not None:
+            moved = (change.mT if ctx.adjoint else change) @ x
+            right = -moved if right is None else right - moved
+        return torch.zeros_like(x) if right is None else _solve(matrix, lu, pivots, right, ctx.adjoint)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None, Tensor, None]:
@@ -220,7 +231,7 @@ class Factored:
     def solve(self, b: Tensor) -> Tensor:
         """``W^-1 b`` for a state-shaped b; its graph runs through W and b."""
         columns = to_columns(b, self.batched).unsqueeze(-1)
-        if torch.is_grad_enabled():
+        if recording():
             x = _solve(self.matrix, self.lu, self.pivots, columns, False)
         else:
             x = torch.linalg.lu_solve(self.lu, self.pivots, columns)

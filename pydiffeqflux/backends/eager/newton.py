@@ -147,6 +147,15 @@ class _Correct(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         _, residual, lu, pivots, ctx.order = inputs
         ctx.save_for_backward(residual, lu, pivots)
+        ctx.save_for_forward(residual, lu, pivots)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        residual, lu, pivots = ctx.saved_tensors
+        known = torch.zeros_like(residual) if tangents[0] is None else tangents[0]
+        if tangents[1] is not None:
+            known = known - torch.linalg.lu_solve(lu, pivots, tangents[1].unsqueeze(-1)).squeeze(-1)
+        return known + _guard(residual, ctx.order - 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
@@ -177,16 +186,18 @@ class _Guard(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         residual, ctx.left = inputs
         ctx.save_for_backward(residual)
+        ctx.save_for_forward(residual)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        _refuse_at(ctx.left)
+        (residual,) = ctx.saved_tensors
+        zero: Tensor = _guard(residual, ctx.left - 1)
+        return zero
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
-        if ctx.left == 0:
-            raise GradientError(
-                "a higher derivative than asked for was taken through an implicit method, whose stages are carried"
-                " to the first derivative by default and to the second with"
-                " sensealg=DiscreteAdjoint(second_order=True); Rosenbrock methods ('rodas5p', 'rosenbrock23') have"
-                " derivatives of every order."
-            )
+        _refuse_at(ctx.left)
         (residual,) = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _guard(residual, ctx.left - 1), None
@@ -194,3 +205,12 @@ class _Guard(torch.autograd.Function):
 
 
 _guard: Callable[..., Tensor] = _Guard.apply
+
+
+def _refuse_at(left: int) -> None:
+    if left == 0:
+        raise GradientError(
+            "a higher derivative than asked for was taken through an implicit method, whose stages are carried to the"
+            " first derivative by default and to the second with sensealg=DiscreteAdjoint(second_order=True);"
+            " Rosenbrock methods ('rodas5p', 'rosenbrock23') have derivatives of every order."
+        )

@@ -12,16 +12,18 @@ from ....errors import UnsupportedError
 from ....methods import Method
 from ....sensealg import DiscreteAdjoint, SenseAlg
 from ..integrate import Counts, Outcome, Settings
-from ..joint import Runner, Stretch
 from ..rhs import Rhs
 from ..stepper import Stepper
+from ..stretch import Runner, Stretch
+from .adjoint import Adjoint
 from .backsolve import Backsolve
 from .capture import captured_tensors
 from .checkpointed import run_checkpointed
 from .forward import Forward
-from .function import Adjoint, Job, run_stretch
+from .function import run_stretch
 from .gauss import Gauss, Quadrature
 from .interpolating import Interpolating
+from .job import Job
 
 _ALGORITHMS: dict[type[SenseAlg], type[Adjoint]] = {
     sensealgs.BacksolveAdjoint: Backsolve,
@@ -57,8 +59,7 @@ def adjoint_runner(
         algorithm = _ALGORITHMS.get(type(sensealg))
         if algorithm is None:
             raise UnsupportedError(f"sensealg={sensealg.name} does not exist on backend='torch'.")
-        job.adjoint = algorithm(job)
-        return run_stretch(job, y0)
+        return run_stretch(algorithm(job), y0)
 
     return run
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ....sensealg import BacksolveAdjoint
-from .function import Adjoint, Seeds
+from .adjoint import Adjoint
+from .job import Seeds
 from .sweep import Reverse, largest_of, stretches
 
 

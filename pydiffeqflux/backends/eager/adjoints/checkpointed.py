@@ -20,7 +20,8 @@ from ....problem import SaveTimes, TimePoint
 from ....sensealg import DiscreteAdjoint
 from ....solution import Status
 from ..integrate import Counts, Integration, Outcome
-from .function import Job, link_crossing
+from .function import link_crossing
+from .job import Job
 
 Rebuild = Callable[[list[Tensor]], Any]
 
@@ -158,7 +159,8 @@ class _SegmentGradient(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise GradientError(
-                "DiscreteAdjoint(checkpoints=...) has two derivatives; a third needs DiscreteAdjoint() without checkpoints."
+                "DiscreteAdjoint(checkpoints=...) has two derivatives; a third needs DiscreteAdjoint() without"
+                " checkpoints."
             )
         saved = iter(ctx.saved_tensors)
         tensors = [next(saved) if here else None for here in ctx.present]
@@ -169,12 +171,14 @@ class _SegmentGradient(torch.autograd.Function):
         found, at = _differentiate(ctx.segment, tensors[: ctx.count], seeds, create_graph=True)
         inputs = [*at, *seeds]
         wanted = [i for i, x in enumerate(inputs) if x is not None and x.requires_grad]
-        pairs = [(f, g) for f, g in zip(found, grads, strict=True) if f is not None and g is not None and f.requires_grad]
+        pairs = [
+            (f, g) for f, g in zip(found, grads, strict=True) if f is not None and g is not None and f.requires_grad
+        ]
         result: list[Tensor | None] = [None] * len(inputs)
         if pairs and wanted:
             values = torch.autograd.grad(
                 [f for f, _ in pairs],
-                [inputs[i] for i in wanted],  # type: ignore[misc]
+                [inputs[i] for i in wanted],  # type: ignore[arg-type]
                 [g for _, g in pairs],
                 retain_graph=True,
                 allow_unused=True,
@@ -208,7 +212,7 @@ def _differentiate(
         wanted = [i for i, x in enumerate(at) if x is not None and x.requires_grad]
         values = torch.autograd.grad(
             [o for o, _ in pairs],
-            [at[i] for i in wanted],  # type: ignore[misc]
+            [at[i] for i in wanted],  # type: ignore[arg-type]
             [g for _, g in pairs],
             create_graph=create_graph,
             retain_graph=True,

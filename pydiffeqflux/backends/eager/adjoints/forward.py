@@ -13,7 +13,8 @@ from ..catalogue import stepper_for
 from ..integrate import Outcome
 from ..linear import without_transforms
 from ..rhs import Rhs
-from .function import Adjoint, Seeds
+from .adjoint import Adjoint
+from .job import Seeds
 
 
 class Forward(Adjoint):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,9 +10,7 @@ from torch import Tensor
 from ....problem import TimePoint
 from ..dense import Piecewise
 from ..integrate import Counts, Integration
-
-if TYPE_CHECKING:
-    from .function import Job
+from .job import Job
 
 Piece = tuple[float, float, Tensor | None, int | None]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,103 +10,12 @@ from torch import Tensor
 
 from ....callbacks import Event
 from ....errors import GradientError
-from ....methods import Method
-from ....problem import SaveTimes, TimePoint
-from ....sensealg import SenseAlg
-from ..dense import Piecewise
-from ..events import differentiable_crossing
-from ..integrate import Counts, Integration, Outcome, Settings
-from ..joint import Stretch
+from ....problem import TimePoint
+from ..events import Crossing, differentiable_crossing
+from ..integrate import Outcome
 from ..rhs import Rhs
-from ..stepper import Stepper
-from .vjp import Vjp
-
-
-@dataclass
-class Job:
-    """One stretch to solve and differentiate, and (after the forward pass) what the backward pass needs."""
-
-    rhs: Rhs
-    method: Method
-    stepper: Stepper
-    sensealg: SenseAlg
-    settings: Settings
-    counts: Counts
-    stretch: Stretch
-    events: Sequence[Event] = ()
-    batched: bool = False
-    params: tuple[Tensor, ...] = ()
-    adjoint: Adjoint = field(init=False)
-    outcome: Outcome = field(init=False)
-    #: The times of the rows of the solution that the function returns.
-    ts: list[float] = field(init=False)
-
-    @property
-    def t0(self) -> float:
-        return self.stretch.t0.value
-
-    @property
-    def t1(self) -> float:
-        """Where the stretch really ended (an event may have cut it short)."""
-        return self.outcome.t1.value
-
-    @property
-    def vjp(self) -> Vjp:
-        return Vjp(self.rhs, self.params)
-
-    def integrate(self, y0: Tensor, pieces: Piecewise | None) -> Outcome:
-        """Solve forwards, recording nothing but (where given) the dense output."""
-        s = self.stretch
-        values = s.saves.values if s.saves is not None else None
-        saves = None if values is None else SaveTimes(values)
-        with torch.no_grad():
-            return Integration(
-                self.rhs,
-                self.stepper,
-                self.settings,
-                TimePoint(s.t0.value),
-                TimePoint(s.t1.value),
-                saves,
-                counts=self.counts,
-                pieces=pieces,
-                events=self.events,
-                keep_steps=s.keep_steps,
-            ).run(y0)
-
-
-@dataclass
-class Seeds:
-    """What the backward pass starts from: the loss's gradient at the saved states and at the end."""
-
-    at_saves: Tensor
-    at_end: Tensor
-
-
-class Adjoint(ABC):
-    """One algorithm. Made for one job; keeps from the forward pass what its backward pass wants."""
-
-    #: Whether the forward solve must keep its dense output for the backward pass.
-    needs_dense = False
-
-    def __init__(self, job: Job):
-        self.job = job
-        self.pieces: Piecewise | None = None
-
-    def forward(self, y0: Tensor) -> Outcome:
-        """Solve forwards."""
-        wanted = self.job.stretch.pieces
-        self.pieces = Piecewise(1.0 if self.job.stretch.t1.value > self.job.t0 else -1.0) if self.needs_dense else None
-        mark = len(wanted.steps) if wanted is not None else 0
-        outcome = self.job.integrate(y0, self.pieces if wanted is None else wanted)
-        if wanted is not None and self.pieces is not None:  # the user's dense output serves both
-            for t, dt, piece in wanted.steps[mark:]:
-                self.pieces.append(t, dt, piece)
-            self.pieces.end = wanted.end
-        return outcome
-
-    @abstractmethod
-    def backward(self, y0: Tensor, ys: Tensor, y1: Tensor, seeds: Seeds) -> tuple[Tensor, list[Tensor]]:
-        """The loss's gradient with respect to ``y0`` and to each of ``job.params``."""
+from .adjoint import Adjoint
+from .job import Seeds
 
 
 class _Solve(torch.autograd.Function):
@@ -116,9 +23,10 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        job: Job, y0: Tensor, t0: Tensor | None, t1: Tensor | None, saves: Tensor | None, *params: Tensor
+        adjoint: Adjoint, y0: Tensor, t0: Tensor | None, t1: Tensor | None, saves: Tensor | None, *params: Tensor
     ) -> tuple[Tensor, Tensor]:
-        job.outcome = out = job.adjoint.forward(y0)
+        job = adjoint.job
+        job.outcome = out = adjoint.forward(y0)
         states = out.saved or out.step_states
         if job.stretch.saves is not None:
             job.ts = list(job.stretch.saves.values[: len(states)])
@@ -129,8 +37,8 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        job, y0, t0, t1, saves, *params = inputs
-        ctx.job = job
+        adjoint, y0, t0, t1, saves, *params = inputs
+        ctx.adjoint = adjoint
         ctx.times = (t0, t1, saves)
         ctx.save_for_backward(y0, *output, *params)
 
@@ -139,14 +47,15 @@ class _Solve(torch.autograd.Function):
         g_ys, g_y1 = grads
         if torch.is_grad_enabled() and (g_ys.requires_grad or g_y1.requires_grad):
             raise GradientError(
-                f"{ctx.job.sensealg.name} has no second derivative: differentiate twice with"
+                f"{ctx.adjoint.job.sensealg.name} has no second derivative: differentiate twice with"
                 f" sensealg=DiscreteAdjoint()."
             )
         y0, ys, y1, *_ = ctx.saved_tensors
-        job: Job = ctx.job
+        adjoint: Adjoint = ctx.adjoint
+        job = adjoint.job
         t0, t1, saves = ctx.times
         with torch.no_grad():
-            lam0, mu = job.adjoint.backward(y0, ys, y1, Seeds(g_ys, g_y1))
+            lam0, mu = adjoint.backward(y0, ys, y1, Seeds(g_ys, g_y1))
             g_t0 = g_t1 = g_saves = None
             if t0 is not None:
                 g_t0 = -_dot(lam0, job.rhs(job.t0, y0)).to(t0)
@@ -166,11 +75,12 @@ def _dot(g: Tensor, f: Tensor) -> Tensor:
     return (g * f).sum()
 
 
-def run_stretch(job: Job, y0: Tensor) -> Outcome:
-    """Solve the job's stretch as one autograd node and present it as an ordinary outcome."""
+def run_stretch(adjoint: Adjoint, y0: Tensor) -> Outcome:
+    """Solve the adjoint's stretch as one autograd node and present it as an ordinary outcome."""
+    job = adjoint.job
     s = job.stretch
     saves = None if s.saves is None else s.saves.tensor
-    ys, y1 = _Solve.apply(job, y0, s.t0.tensor, s.t1.tensor, saves, *job.params)
+    ys, y1 = _Solve.apply(adjoint, y0, s.t0.tensor, s.t1.tensor, saves, *job.params)
     out = job.outcome
     linked = Outcome(out.status, y1, out.t1, message=out.message, crossings=out.crossings)
     if s.saves is not None:
@@ -185,11 +95,9 @@ def run_stretch(job: Job, y0: Tensor) -> Outcome:
     return linked
 
 
-def link_crossing(rhs: Rhs, events: Sequence[Event], index: int, when: float, y: Tensor) -> Any:
+def link_crossing(rhs: Rhs, events: Sequence[Event], index: int, when: float, y: Tensor) -> Crossing:
     """An event that a stretch ended with, its time made differentiable along the solution's tangent."""
     if not torch.is_grad_enabled():
-        from ..events import Crossing
-
         return Crossing(index, TimePoint(when), y)
     slope = rhs(when, y)
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ....sensealg import QuadratureAdjoint
 from ..dense import Piecewise
+from .adjoint import Adjoint
 from .forward_path import ForwardPath
-from .function import Adjoint, Seeds
 from .jacobians import transposed
+from .job import Seeds
 from .sweep import Reverse, add, stretches
 
 Integrand = Callable[[float], list[Tensor]]
@@ -134,4 +135,3 @@ def _kronrod(integrand: Integrand, a: float, b: float, like: list[Tensor]) -> tu
                     c.add_(v, alpha=_GAUSS[i // 2] * half)
     error = max((float((f - c).abs().max()) for f, c in zip(fine, coarse, strict=True) if f.numel()), default=0.0)
     return fine, error
-

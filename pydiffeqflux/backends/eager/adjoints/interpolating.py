@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .function import Adjoint, Seeds
+from .adjoint import Adjoint
 from .forward_path import ForwardPath
+from .job import Seeds
 from .sweep import Reverse, largest_of, stretches
 
 
@@ -36,5 +37,3 @@ class Interpolating(Adjoint):
             if jump is not None:
                 lam = lam + jump
         return lam, mu
-
-

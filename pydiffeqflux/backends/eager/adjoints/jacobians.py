@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..linear import Linearised, jacobian
 from ..stepper import Scalar
-
-if TYPE_CHECKING:
-    from .forward_path import ForwardPath
-    from .function import Job
+from .forward_path import ForwardPath
+from .job import Job
 
 
 def transposed(job: Job, path: ForwardPath) -> Callable[..., Linearised]:

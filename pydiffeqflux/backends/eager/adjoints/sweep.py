@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,7 @@ from ..failure import failure
 from ..integrate import Counts, Integration
 from ..linear import without_transforms
 from ..rhs import Rhs
-
-if TYPE_CHECKING:
-    from .function import Job, Seeds
+from .job import Job, Seeds
 
 
 def stretches(job: Job, seeds: Seeds) -> Iterator[tuple[float, float, Tensor | None, int | None]]:
@@ -45,7 +43,13 @@ class Reverse:
     """Solves an adjoint equation backwards, stretch after stretch, keeping the step size between them."""
 
     def __init__(
-        self, job: Job, func: Callable[[Tensor, Any], Any], state: Any, *, batched: bool = False, norm: Norm | None = None
+        self,
+        job: Job,
+        func: Callable[[Tensor, Any], Any],
+        state: Any,
+        *,
+        batched: bool = False,
+        norm: Norm | None = None,
     ):
         sense: Any = job.sensealg
         packed, self.spec = pack(state)

@@ -93,7 +93,7 @@ class Qndf:
         h, base = dt / float(ndf.ALPHA[order]), predicted - known
         solved, frozen = self._solve(rhs, t + dt, base, h, known, carry.frozen)
         x = solved.x
-        if solved.converged and torch.is_grad_enabled():
+        if solved.converged and recording():
             x, w, dfdy = attach_gradient(
                 rhs, t + dt, base, h, x, batched=self.batched, second_order=self.second_order
             )

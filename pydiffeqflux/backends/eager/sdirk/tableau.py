@@ -174,7 +174,7 @@ class Esdirk:
             newton.renew()
             found = solve_stage(rhs, time, base, h, guess, newton.w, self._settings)
         newton.note(found)
-        if not (torch.is_grad_enabled() and newton.solved.any()):
+        if not (recording() and newton.solved.any()):
             return found.x / tab.gamma
         x, newton.w, newton.jacobian = attach_gradient(
             rhs, time, base, h, found.x, batched=self.batched, second_order=self.second_order
