@@ -1,0 +1,5 @@
+"""``python -m pydiffeqflux``: the command line."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,164 @@
+"""The command line: ``pydiffeqflux COMMAND``. Errors are one line on stderr and exit status 2."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import __version__
+from .errors import PyDiffEqFluxError
+
+if TYPE_CHECKING:
+    from .training import FitResult, Progress
+
+#: As shells report a program that Ctrl-C ended.
+EXIT_INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    """A group whose commands report the package's errors in one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PyDiffEqFluxError as error:
+            click.echo(f"pydiffeqflux: error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pydiffeqflux")
+def main() -> None:
+    """Differential equations for PyTorch."""
+
+
+def _columns(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[str]:
+    """``A,B`` (or the option several times) to column names; a name with a comma goes in double quotes."""
+    names = [name.strip() for value in values for name in next(csv.reader([value], skipinitialspace=True))]
+    if not all(names):
+        raise click.BadParameter("give column names separated by commas, none of them empty.")
+    return names
+
+
+@main.command()
+@click.argument("data", metavar="DATA.csv")
+@click.option("--time", "time_column", metavar="COL", required=True, help="Column with the times.")
+@click.option(
+    "--state", "states", metavar="COL,COL", required=True, multiple=True, callback=_columns, help="Columns to fit."
+)
+@click.option("--out", metavar="DIR", required=True, help="Folder for the results; made if need be.")
+@click.option("--backend", type=click.Choice(["auto", "torch", "julia"]), default="auto", show_default=True)
+@click.option("--method", default="tsit5", show_default=True, help="Solver.")
+@click.option("--width", type=int, default=32, show_default=True, help="Units in each hidden layer.")
+@click.option("--depth", type=int, default=2, show_default=True, help="Hidden layers.")
+@click.option("--augment", type=int, default=1, show_default=True, help="Unobserved states added to the observed ones.")
+@click.option("--epochs", type=int, default=800, show_default=True, help="Training epochs on trajectories.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the network's first weights.")
+@click.option("--lr", type=float, default=1e-2, show_default=True, help="Adam's step size at the start.")
+@click.option("--rtol", type=float, default=1e-4, show_default=True, help="Relative tolerance of the solver.")
+@click.option("--atol", type=float, default=1e-5, show_default=True, help="Absolute tolerance, in scaled units.")
+@click.option("--dt", type=float, default=None, help="Step of a fixed-step method.  [default: a tenth of the spacing]")
+@click.option(
+    "--transform",
+    type=click.Choice(["auto", "log", "none"]),
+    default="auto",
+    show_default=True,
+    help="Fit logarithms: of the states that are positive throughout, of all, of none.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Threads of torch: a small network is slower on several.",
+)
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in DIR (same data and options).")
+@click.option("--overwrite", is_flag=True, help="Start over where DIR holds an unfinished run.")
+def fit(
+    data: str,
+    time_column: str,
+    states: list[str],
+    out: str,
+    threads: int,
+    resume: bool,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Fit a neural ODE to a time series.
+
+    Writes fit.png (data and trajectory), loss.png, model.pt (read it back with pydiffeqflux.training.load)
+    and report.json into DIR, and checkpoint.pt while it runs. Ctrl-C stops after the current epoch; the same
+    command with --resume goes on from there, to the same result.
+    """
+    import torch
+
+    from . import training
+
+    torch.set_num_threads(threads)
+    series = training.read_csv(data, time_column, states)
+    chosen = training.FitOptions(**options)
+    try:
+        with _progress(chosen.epochs) as progress:
+            result = training.fit(series, chosen, out=out, resume=resume, overwrite=overwrite, progress=progress)
+    except training.FitInterrupted as stop:
+        click.echo(f"Stopped after {stop.epoch} of {stop.epochs} epochs. To go on:\n  {_again()}", err=True)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except KeyboardInterrupt:
+        click.echo("Stopped before the end of an epoch; --resume goes on from DIR's last checkpoint, if any.", err=True)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    _summarise(result, out)
+
+
+@contextmanager
+def _progress(epochs: int) -> Iterator[Callable[[Progress], None]]:
+    """A bar with the loss, on stderr (nothing where that is not a terminal)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Bar(*columns, console=console, disable=not console.is_terminal, refresh_per_second=5) as bar:
+        task = bar.add_task("derivative matching", total=epochs, loss="-")
+
+        def update(now: Progress) -> None:
+            stage = {"shooting": "multiple shooting", "trajectory": "one trajectory"}[now.stage]
+            bar.update(task, completed=now.epoch, description=stage, loss=f"{now.loss:.3e}")
+
+        yield update
+
+
+def _again() -> str:
+    """The command that continues this one."""
+    words = [word for word in sys.argv if word not in ("--resume", "--overwrite")]
+    name = "pydiffeqflux" if words[0].endswith(("pydiffeqflux", ".py")) else words[0]
+    return shlex.join([name, *words[1:], "--resume"])
+
+
+def _summarise(result: FitResult, out: str) -> None:
+    report = result.report
+    for name, state in report["states"].items():
+        r2 = "R^2 undefined (the state never changes)" if state["r2"] is None else f"R^2 {state['r2']:.4f}"
+        click.echo(f"{name}: {r2}, RMSE {state['rmse']:.4g}")
+    click.echo(
+        f"loss {report['losses']['final']:.3e}, {report['function_evaluations']['training']} network evaluations,"
+        f" {report['seconds']:.1f} s, backend {report['backend']}, method {report['method']}"
+    )
+    click.echo(f"wrote fit.png, loss.png, model.pt and report.json into {out}")
+
+
+if __name__ == "__main__":
+    main()

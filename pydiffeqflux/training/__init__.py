@@ -1,0 +1,13 @@
+"""From a time series to a trained neural ODE: ``fit`` and ``load``, behind ``pydiffeqflux fit``."""
+
+from __future__ import annotations
+
+from .checkpoint import load
+from .fit import Progress, fit
+from .interrupt import FitInterrupted
+from .model import FittedODE
+from .options import FitOptions
+from .result import FitResult
+from .series import Series, read_csv
+
+__all__ = ["FitInterrupted", "FitOptions", "FitResult", "FittedODE", "Progress", "Series", "fit", "load", "read_csv"]
