@@ -7,10 +7,12 @@ of a function that is not holomorphic has no complex form.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from ...errors import PyDiffEqFluxError
-from ...tracking import recording
+from ...tracking import forwarding, transforming
 from .control import to_float
 from .rhs import Rhs
 from .stepper import Scalar
@@ -28,9 +30,6 @@ from .stepper import Scalar
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 log = logging.getLogger(__name__)
-
-#: Right-hand sides that torch.func could not transform: for them one vector-Jacobian product at a time.
-_one_by_one: weakref.WeakSet[Rhs] = weakref.WeakSet()
 
 
 def to_columns(y: Tensor, batched: bool) -> Tensor:
@@ -55,17 +54,21 @@ class Linearised:
     f: Tensor
     #: ``(N, N)``, or ``(B, D, D)`` when batched, over real columns.
     dfdy: Tensor
-    #: Shaped like the state; None where it was not asked for.
+    #: Shaped like the state; None where it was not asked for, or f is known not to depend on t.
     dfdt: Tensor | None
 
 
 def jacobian(rhs: Rhs, t: Scalar, y: Tensor, *, batched: bool, with_time: bool = False) -> Linearised:
-    """df/dy (and df/dt) at ``(t, y)``: one evaluation, then a vectorised pass of vector-Jacobian products.
+    """df/dy (and df/dt) at ``(t, y)``: one evaluation, and vector-Jacobian products vectorised by torch.func's vmap.
 
     With gradients enabled the result carries a graph in t, y and the parameters; under ``no_grad`` it is
-    detached. Where ``torch.func`` cannot transform the function (a custom ``autograd.Function`` without a
-    vmap rule, say), the products are formed one at a time instead, and the log says why once.
+    detached. Where the function cannot be vectorised (a custom ``autograd.Function`` without a vmap rule, say),
+    the products are formed one at a time instead, and the log says why once.
     """
+    if torch.is_inference_mode_enabled():  # nothing is recorded there, and a Jacobian needs a record
+        with torch.inference_mode(False), torch.no_grad():
+            t = t.clone() if isinstance(t, Tensor) else t
+            return jacobian(rhs, t, y.clone(), batched=batched, with_time=with_time)
     rhs.njac += 1
     if rhs.linearise is not None:
         known: Linearised = rhs.linearise(t, y, batched, with_time)
@@ -75,20 +78,39 @@ def jacobian(rhs: Rhs, t: Scalar, y: Tensor, *, batched: bool, with_time: bool =
     def field(time: Tensor, columns: Tensor) -> Tensor:
         return to_columns(rhs.evaluate(time, from_columns(columns, y)), batched)
 
-    if rhs not in _one_by_one:
+    f, dfdy, dfdt = _first_that_works(rhs, field, time, columns, with_time)
+    return Linearised(from_columns(f, y), dfdy, None if dfdt is None else from_columns(dfdt, y))
+
+
+Field = Callable[[Tensor, Tensor], Tensor]
+Found = tuple[Tensor, Tensor, Tensor | None]
+
+#: For right-hand sides that need another than the first of the ways below: which.
+_way: weakref.WeakKeyDictionary[Rhs, int] = weakref.WeakKeyDictionary()
+
+
+def _first_that_works(rhs: Rhs, field: Field, time: Tensor, columns: Tensor, with_time: bool) -> Found:
+    """The fastest way of forming the Jacobian that this function admits, remembered for the next time."""
+    first = _way.get(rhs, 0)
+    if first == 0 and transforming():
+        first = 1  # under transforms of the user's own only torch.func nests
+    for way in range(first, len(_WAYS)):
         try:
-            f, dfdy, dfdt = _vectorised(field, time, columns, with_time)
-            return Linearised(from_columns(f, y), dfdy, None if dfdt is None else from_columns(dfdt, y))
+            found = _WAYS[way](field, time, columns, with_time)
         except PyDiffEqFluxError:
             raise
         except RuntimeError as why:
-            # An error of the function's own comes up again below, and from there as it is.
-            f, dfdy, dfdt = _looped(field, time, columns, with_time)
-            _one_by_one.add(rhs)
-            log.warning("Jacobian rows are formed one by one: torch.func cannot transform the function (%s)", why)
-    else:
-        f, dfdy, dfdt = _looped(field, time, columns, with_time)
-    return Linearised(from_columns(f, y), dfdy, None if dfdt is None else from_columns(dfdt, y))
+            # Not vectorisable, or an error of the function's own: that comes up again, and from the last as it is.
+            if way == len(_WAYS) - 1:
+                raise
+            reason = why
+            continue
+        if way > first:
+            _way[rhs] = way
+            if way == len(_WAYS) - 1:
+                log.warning("Jacobian rows are formed one by one: the function cannot be vectorised (%s)", reason)
+        return found
+    raise AssertionError("unreachable: the last way either returns or raises")
 
 
 def _cotangents(columns: Tensor) -> Tensor:
@@ -104,9 +126,8 @@ def _assemble(grad_t: Tensor, grad_y: Tensor, rows: bool) -> tuple[Tensor, Tenso
     return grad_y.transpose(0, 1), grad_t.reshape(grad_y.shape[0], -1).T if rows else None
 
 
-def _vectorised(
-    field: Any, time: Tensor, columns: Tensor, with_time: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _transformed(field: Field, time: Tensor, columns: Tensor, with_time: bool) -> Found:
+    """By torch.func alone, which nests inside other transforms."""
     f, pull = vjp(field, time, columns)[:2]
     grad_t, grad_y = vmap(pull)(_cotangents(columns))
     dfdy, dfdt = _assemble(grad_t, grad_y, rows=time.dim() > 0)
@@ -117,12 +138,8 @@ def _vectorised(
     return f, dfdy, dfdt if with_time else None
 
 
-def without_transforms(rhs: Rhs) -> None:
-    """Say beforehand that ``torch.func`` cannot transform this right-hand side (it differentiates inside)."""
-    _one_by_one.add(rhs)
-
-
-def _looped(field: Any, time: Tensor, columns: Tensor, with_time: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def _recorded(field: Field, time: Tensor, columns: Tensor, with_time: bool, *, one_by_one: bool = False) -> Found:
+    """By autograd's record of one evaluation: half the cost, and it tells where f does not depend on t."""
     graph = torch.is_grad_enabled()
     with torch.enable_grad():
         # New nodes, so that only what passes through the arguments is differentiated.
@@ -131,44 +148,46 @@ def _looped(field: Any, time: Tensor, columns: Tensor, with_time: bool) -> tuple
         )
         f = field(time, columns)
 
-        def pull(cotangent: Tensor, create: bool) -> list[Tensor]:
+        def pull(cotangent: Tensor, create: bool, many: bool = False) -> tuple[Tensor | None, ...]:
             if not f.requires_grad:
-                return [torch.zeros_like(time), torch.zeros_like(columns)]
-            found = torch.autograd.grad(
-                f, (time, columns), cotangent, retain_graph=True, create_graph=create, allow_unused=True
+                return None, None
+            return torch.autograd.grad(
+                f,
+                (time, columns),
+                cotangent,
+                retain_graph=True,
+                create_graph=create,
+                allow_unused=True,
+                is_grads_batched=many,
             )
-            return [torch.zeros_like(x) if g is None else g for g, x in zip(found, (time, columns), strict=True)]
 
-        def pull_all(cotangents: Tensor) -> list[Tensor]:
-            if not f.requires_grad:
-                return [x.new_zeros(len(cotangents), *x.shape) for x in (time, columns)]
-            try:
-                found = torch.autograd.grad(
-                    f,
-                    (time, columns),
-                    cotangents,
-                    retain_graph=True,
-                    create_graph=graph,
-                    allow_unused=True,
-                    is_grads_batched=True,
-                )
-            except RuntimeError:  # a backward pass without a batching rule
-                return [torch.stack(x) for x in zip(*(pull(c, graph) for c in cotangents.unbind()), strict=True)]
-            zeros = [x.new_zeros(len(cotangents), *x.shape) for x in (time, columns)]
-            return [z if g is None else g for g, z in zip(found, zeros, strict=True)]
-
-        grad_t, grad_y = pull_all(_cotangents(columns))
-        dfdy, dfdt = _assemble(grad_t, grad_y, rows=time.dim() > 0)
-        if with_time and dfdt is None:
+        cotangents = _cotangents(columns)
+        if one_by_one:
+            pulled = zip(*(pull(cotangent, graph) for cotangent in cotangents.unbind()), strict=True)
+            grad_t, grad_y = (None if parts[0] is None else torch.stack(parts) for parts in pulled)
+        else:
+            grad_t, grad_y = pull(cotangents, graph, many=True)
+        timeless = grad_t is None
+        dfdy, dfdt = _assemble(
+            time.new_zeros(len(cotangents), *time.shape) if grad_t is None else grad_t,
+            torch.zeros_like(cotangents) if grad_y is None else grad_y,
+            rows=time.dim() > 0,
+        )
+        if with_time and dfdt is None and not timeless:
             cotangent = torch.zeros_like(f).requires_grad_()
-            slope = pull(cotangent, True)[0]
-            dfdt = torch.zeros_like(f)
-            if slope.requires_grad:
-                (found,) = torch.autograd.grad(slope, cotangent, create_graph=graph, allow_unused=True)
-                dfdt = dfdt if found is None else found
+            (slope,) = pull(cotangent, True)[:1]  # linear in the cotangent: its derivative is df/dt, sample by sample
+            if slope is not None and slope.requires_grad:
+                dfdt = torch.autograd.grad(slope, cotangent, create_graph=graph, allow_unused=True)[0]
     if not graph:
         f, dfdy, dfdt = f.detach(), dfdy.detach(), None if dfdt is None else dfdt.detach()
-    return f, dfdy, dfdt if with_time else None
+    return f, dfdy, dfdt if with_time and not timeless else None
+
+
+_WAYS: tuple[Callable[[Field, Tensor, Tensor, bool], Found], ...] = (
+    _recorded,
+    _transformed,
+    partial(_recorded, one_by_one=True),
+)
 
 
 class _Solve(torch.autograd.Function):
@@ -185,16 +204,6 @@ class _Solve(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         matrix, lu, pivots, _, ctx.adjoint = inputs
         ctx.save_for_backward(matrix, lu, pivots, output)
-        ctx.save_for_forward(matrix, lu, pivots, output)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        matrix, lu, pivots, x = ctx.saved_tensors
-        change, _, _, right, _ = tangents
-        if change is not None:
-            moved = (change.mT if ctx.adjoint else change) @ x
-            right = -moved if right is None else right - moved
-        return torch.zeros_like(x) if right is None else _solve(matrix, lu, pivots, right, ctx.adjoint)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None, Tensor, None]:
@@ -204,7 +213,17 @@ class _Solve(torch.autograd.Function):
         return -left @ right.mT, None, None, grad_b, None
 
 
+# `apply` looks the signature up in every call; found here, that costs nothing.
+_Solve.forward.__signature__ = inspect.signature(_Solve.forward)  # type: ignore[attr-defined]
 _solve: Callable[..., Tensor] = _Solve.apply
+
+#: Columns up to which torch's own derivative of a factorisation is the faster one; it grows with their cube a solve.
+SMALL = 64
+
+
+def _natively(matrix: Tensor) -> bool:
+    """Whether torch differentiates the factorisation: always in forward mode, which nests only so."""
+    return matrix.shape[-1] <= SMALL or forwarding()
 
 
 def per_row(h: Scalar) -> bool:
@@ -231,7 +250,7 @@ class Factored:
     def solve(self, b: Tensor) -> Tensor:
         """``W^-1 b`` for a state-shaped b; its graph runs through W and b."""
         columns = to_columns(b, self.batched).unsqueeze(-1)
-        if recording():
+        if torch.is_grad_enabled() and not _natively(self.matrix):
             x = _solve(self.matrix, self.lu, self.pivots, columns, False)
         else:
             x = torch.linalg.lu_solve(self.lu, self.pivots, columns)
@@ -245,7 +264,7 @@ def factorise(dfdy: Tensor, h: Scalar, *, batched: bool) -> Factored:
         matrix = eye - (h.reshape(-1, 1, 1) if h.dim() else h).to(dfdy.dtype) * dfdy
     else:
         matrix = torch.add(eye, dfdy, alpha=-h)
-    lu, pivots, info = torch.linalg.lu_factor_ex(matrix.detach())
+    lu, pivots, info = torch.linalg.lu_factor_ex(matrix if _natively(matrix) else matrix.detach())
     regular = (info == 0).cpu().numpy() if per_row(h) else np.array([to_float(info.any()) == 0.0])
     return Factored(matrix, lu, pivots, batched, regular)
 

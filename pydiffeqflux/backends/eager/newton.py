@@ -8,17 +8,17 @@ exact first derivative. (Each correction makes one more derivative exact, so two
 
 from __future__ import annotations
 
-import math
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import GradientError
-from .control import Tolerances, rms_norm, row_norm, to_float
+from ...tracking import forwarding_twice
+from .convergence import NewtonSettings as NewtonSettings
 from .linear import Factored, Flags, factorise, from_columns, jacobian, per_row, to_columns
 from .rhs import Rhs
 from .stepper import Scalar
@@ -40,71 +40,24 @@ class Solved:
         return bool(self.solved.all())
 
 
-@dataclass(frozen=True)
-class NewtonSettings:
-    """When an iteration counts as solved.
-
-    The limit on the remaining error, in units of the solve's tolerance, is SciPy's (its Radau and BDF):
-    ``min(0.03, sqrt(rtol))``, but never below what the dtype resolves.
-    """
-
-    tol: Tolerances
-    batched: bool
-    max_iterations: int = 10
-
-    def limit(self, dtype: torch.dtype) -> float:
-        rtol = self.tol.rtol
-        smallest = to_float(rtol.detach().min() if isinstance(rtol, Tensor) else rtol)
-        eps = torch.finfo(dtype).eps
-        return max(10.0 * eps / max(smallest, eps), min(0.03, math.sqrt(smallest)))
-
-    def scale(self, y: Tensor) -> Tensor:
-        """The tolerance of each entry, kept away from zero (an ``atol`` of 0 is allowed)."""
-        scale = self.tol.scale(y.abs())
-        return scale.clamp_min(torch.finfo(scale.dtype).tiny ** 0.5)
-
-    def sizes(self, scaled: Tensor, each: bool) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Root mean square: every row's, or the worst row's where rows are independent but step together."""
-        if not self.batched:
-            return np.array([to_float(rms_norm(scaled))])
-        rows = row_norm(to_columns(scaled, True))
-        return rows.double().cpu().numpy() if each else np.array([to_float(rows.max())])
-
-
 @torch.no_grad()
 def solve_stage(
     rhs: Rhs, t: Scalar, base: Tensor, h: Scalar, guess: Tensor, w: Factored, settings: NewtonSettings
 ) -> Solved:
-    """Solve ``x = h f(t, base + x)`` with the frozen factors ``w`` of ``I - h df/dy``; no graph.
-
-    The convergence test is that of Hairer & Wanner II, section IV.8: the ratio of successive corrections
-    estimates the error that remains, and stops early an iteration that will not make it.
-    """
-    each = per_row(h)
+    """Solve ``x = h f(t, base + x)`` with the frozen factors ``w`` of ``I - h df/dy``; no graph."""
     base, x = base.detach(), guess.detach()
-    scale = settings.scale(base + x)
-    limit = settings.limit(scale.dtype)
-    solved: Flags = np.zeros(x.shape[0] if each else 1, dtype=bool)
-    hopeless: Flags = ~w.regular
-    previous, rate, iteration = np.full(solved.shape, np.inf), np.zeros(solved.shape), 0
-    while iteration < settings.max_iterations and not (solved | hopeless).all():
-        iteration += 1
-        change = w.solve(rhs(t, base + x) * h - x)
-        size = settings.sizes(change / scale, each)
+    z = base + x
+    scale = settings.scale(z)
+    test = settings.test(z, w.regular, per_row(h))
+    go_on = test.open
+    while go_on:
+        change = w.solve(rhs(t, z) * h - x)
         x = x + change
-        with np.errstate(all="ignore"):  # rows that diverge overflow, and fail the tests below for it
-            latest = size / previous
-            left = settings.max_iterations - iteration
-            hopeless |= ~solved & ~(size < np.inf)
-            if iteration > 1:
-                slow = (latest**left / (1.0 - latest) * size > limit) | ~(latest < 1.0)
-                rate = np.where(solved, rate, latest)
-                hopeless |= ~solved & slow & (size > 0.0)
-            solved |= ~hopeless & ((latest / (1.0 - latest) * size < limit) if iteration > 1 else size == 0.0)
-            solved |= ~hopeless & (size == 0.0)
-        previous = size
-    worst = float(np.max(np.nan_to_num(rate, nan=1.0, posinf=1.0)))
-    return Solved(keep_rows(x, solved), solved, iteration, worst if solved.all() else max(worst, 1.0))
+        go_on = test.judge(change / scale)
+        if go_on:
+            z = base + x
+    rate = test.rate if test.converged else max(test.rate, 1.0)
+    return Solved(keep_rows(x, test.solved), test.solved, test.iterations, rate)
 
 
 def keep_rows(x: Tensor, solved: Flags) -> Tensor:
@@ -121,6 +74,11 @@ def attach_gradient(
     rhs: Rhs, t: Scalar, base: Tensor, h: Scalar, x: Tensor, *, batched: bool, second_order: bool
 ) -> tuple[Tensor, Factored, Tensor]:
     """The solution ``x`` with its derivatives, W at the solution, and the Jacobian in it (both constants)."""
+    if forwarding_twice():
+        raise GradientError(
+            "forward mode inside forward mode (jacfwd(jacfwd(f)), say) through an implicit method that iterates; take"
+            " one of the two derivatives in reverse, as torch.func.hessian does, or use a Rosenbrock method ('rodas5p')."
+        )
     x = x.detach()
     with torch.no_grad():
         here = jacobian(rhs, t, base + x, batched=batched)
@@ -166,6 +124,8 @@ class _Correct(torch.autograd.Function):
         return grads[0], grad, None, None, None
 
 
+# `apply` looks the signature up in every call; found here, that costs nothing.
+_Correct.forward.__signature__ = inspect.signature(_Correct.forward)  # type: ignore[attr-defined]
 _correct: Callable[..., Tensor] = _Correct.apply
 
 

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from ....errors import UnsupportedError
+from ....tracking import recording
 from ..control import Tolerances, to_float
+from ..convergence import NewtonSettings
 from ..dense import Interpolant
 from ..linear import Factored, factorise, jacobian
-from ..newton import NewtonSettings, Solved, attach_gradient, solve_stage
+from ..newton import Solved, attach_gradient, solve_stage
 from ..rhs import Rhs
 from ..stepper import Scalar, Step
 from . import coefficients as ndf

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..dense import HERMITE, Coefficients, Interpolant
 from ..rhs import Rhs
-from ..stepper import Scalar, Step, Terms, advance, combine, nonzero
+from ..stepper import Scalar, Step, Terms, advance, arrive, combine, nonzero
 
 Row = tuple[float, ...]
 
@@ -85,7 +85,10 @@ class ExplicitRK:
         self.adaptive = tab.error is not None
         # All that a step can find ready: which weights count, at which nodes.
         self._fsal = tab.fsal
-        self._stages = tuple(zip(tab.c[1:], map(nonzero, tab.a[1:]), strict=True))
+        moves = [advance] * (len(tab.c) - 1)
+        if tab.fsal:
+            moves[-1] = arrive
+        self._stages = tuple(zip(tab.c[1:], map(nonzero, tab.a[1:]), moves, strict=True))
         self._b = nonzero(tab.b)
         self._errors: list[Terms] = [nonzero(e) for e in (tab.error, tab.error2) if e is not None]
         full = tab if tab.dense is not None else with_hermite(tab)
@@ -108,10 +111,10 @@ class ExplicitRK:
     def step(self, rhs: Rhs, t: Scalar, dt: Scalar, y: Tensor, carry: Tensor | None) -> Step:
         slopes = [rhs(t, y) if carry is None else carry]
         stage = y
-        for c, terms in self._stages:
-            stage = advance(y, dt, terms, slopes)
+        for c, terms, move in self._stages:
+            stage = move(y, dt, terms, slopes)
             slopes.append(rhs(_node(t, dt, c), stage))
-        y1 = stage if self._fsal else advance(y, dt, self._b, slopes)
+        y1 = stage if self._fsal else arrive(y, dt, self._b, slopes)
         return Step(
             y1=y1,
             error=self._error(dt, slopes),

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ....tracking import recording
 from ..control import Tolerances
+from ..convergence import NewtonSettings
 from ..dense import HERMITE, Coefficients, Interpolant
 from ..linear import Factored, Flags, Memo, as_converged, factorise, per_row
-from ..newton import NewtonSettings, Solved, attach_gradient, solve_stage
+from ..newton import Solved, attach_gradient, solve_stage
 from ..rhs import Rhs
-from ..stepper import Scalar, Step, Terms, advance, combine, nonzero
+from ..stepper import Constant, Scalar, Step, Terms, advance, combine, nonzero
 
 Row = tuple[float, ...]
 
@@ -59,7 +61,7 @@ class Carry(NamedTuple):
     #: f at the current point.
     f: Tensor
     #: A Jacobian from an earlier point that still serves; None asks for a new one.
-    jacobian: Tensor | None
+    jacobian: Constant | None
     memo: Memo
 
 
@@ -125,7 +127,9 @@ class Esdirk:
 
     def jacobian_of(self, carry: Carry) -> Tensor | None:
         """The Jacobian that the last step from this carry began with."""
-        return carry.jacobian if carry.memo.linearised is None else carry.memo.linearised.dfdy
+        if carry.memo.linearised is not None:
+            return carry.memo.linearised.dfdy
+        return None if carry.jacobian is None else carry.jacobian.value
 
     def step(self, rhs: Rhs, t: Scalar, dt: Scalar, y: Tensor, carry: Carry) -> Step:
         newton = self._newton(rhs, t, dt, y, carry)
@@ -144,7 +148,7 @@ class Esdirk:
             y1=y1,
             error=error,
             interpolant=lambda: self._interpolant(y, y1, stages),
-            carry=Carry(stages[-1] / dt, newton.jacobian if keep else None, Memo()),
+            carry=Carry(stages[-1] / dt, Constant(newton.jacobian) if keep else None, Memo()),
             converged=as_converged(newton.solved, y),
         )
 
@@ -160,7 +164,7 @@ class Esdirk:
         # After a rejected attempt that renewed the Jacobian here, the memo has it.
         if carry.jacobian is None or carry.memo.linearised is not None:
             return _Newton(refresh, factor, refresh(), True)
-        return _Newton(refresh, factor, carry.jacobian, False)
+        return _Newton(refresh, factor, carry.jacobian.value, False)
 
     def _stage(self, rhs: Rhs, t: Scalar, dt: Scalar, y: Tensor, stages: list[Tensor], newton: _Newton) -> Tensor:
         """``dt`` times the next stage's slope; ``newton.solved`` tells where Newton failed with a new Jacobian too."""
