@@ -43,8 +43,8 @@ def plot_solution(
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     if dense is not None and len(ts) > 1:
-        ends = ts[0, 0], ts[-1, ts[-1].sub(ts[0, 0]).abs().argmax()]
-        fine = torch.linspace(*map(float, ends), points, dtype=torch.float64)
+        first, last = float(ts[0, 0]), float(ts[-1, ts[-1].sub(ts[0, 0]).abs().argmax()])
+        fine = torch.linspace(first, last, points, dtype=torch.float64)
         with torch.no_grad():
             curve, at = flat_rows(dense(fine)), fine.unsqueeze(1).expand(-1, count)
     else:

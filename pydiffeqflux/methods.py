@@ -15,7 +15,13 @@ from .errors import InvalidArgumentError, UnknownNameError
 
 @dataclass(frozen=True)
 class Method:
-    """Base of the methods. ``order`` is the order of the solution that is carried on."""
+    """Base of the methods. ``order`` is the order of the solution that is carried on.
+
+    Example:
+        >>> from pydiffeqflux import Vern7
+        >>> Vern7().name, Vern7().order, Vern7().adaptive, Vern7().implicit
+        ('vern7', 7, True, False)
+    """
 
     name: ClassVar[str] = ""
     aliases: ClassVar[tuple[str, ...]] = ()

@@ -37,6 +37,13 @@ class Stats:
     """What a solve cost, and what was picked for it.
 
     In per-sample mode ``naccept`` and ``nreject`` are integer tensors of shape ``(B,)``.
+
+    Example:
+        >>> import torch, pydiffeqflux as pdf
+        >>> problem = pdf.ODEProblem(lambda t, y: -y, torch.ones(1), (0.0, 1.0))
+        >>> stats = pdf.solve(problem, "rk4", dt=0.1, dense=False).stats
+        >>> stats.nf, stats.naccept, stats.method, stats.sensealg
+        (40, 10, 'rk4', 'DiscreteAdjoint')
     """
 
     nf: int = 0  #: evaluations of the right-hand side

@@ -7,6 +7,7 @@ import torch
 from ...methods import Method
 from ...problem import ODEProblem
 from ...sensealg import DiscreteAdjoint, SenseAlg
+from ...tracking import transforming
 from ..backend import SolveOptions
 
 #: Entries of the state above which keeping every stage of every step is likely to be what fills memory.
@@ -25,6 +26,7 @@ def choose_sensealg(problem: ODEProblem, method: Method, options: SolveOptions) 
     if options.sensealg is not None:
         return options.sensealg, "asked for"
     size = problem.packed.numel()
-    if size > LARGE_STATE and not options.events and not options.per_sample:
+    # Checkpoints recompute in autograd's own backward pass, which torch.func does not transform.
+    if size > LARGE_STATE and not (options.events or options.per_sample or transforming()):
         return DiscreteAdjoint(checkpoints="sqrt"), f"a state of {size} entries: memory before speed"
     return DiscreteAdjoint(), "exact for the computed solution, and the fewest evaluations"

@@ -185,7 +185,8 @@ class Integration:
 
     def plan_stops(self) -> None:
         """Put the stops ahead in order, and keep f on this side of the first of them."""
-        ahead = {s for s in self.settings.stops if self.t0.value * self.sign < s * self.sign < self.t1.value * self.sign}
+        first, last = self.t0.value * self.sign, self.t1.value * self.sign
+        ahead = {s for s in self.settings.stops if first < s * self.sign < last}
         self._stops = sorted(ahead, key=lambda s: s * self.sign)
         self._fence()
 

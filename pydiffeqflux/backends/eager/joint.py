@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ...callbacks import Affect
-from ...errors import DtypeError, ShapeError
 from ...methods import Method
 from ...problem import ODEProblem, SaveTimes, TimePoint
 from ...sensealg import DiscreteAdjoint, SenseAlg
 from ...solution import EventRecord, Solution, Stats, Status
 from ...tracking import recording
 from ..backend import SolveOptions
+from .affect import affected
 from .control import Tolerances, all_finite, rms_norm
 from .dense import Piecewise
 from .events import Crossing
@@ -127,7 +127,7 @@ def _chain(
                 _close(got, out, options)
                 return got, Status.EVENT, ""
             assert event.affect is not None
-            y = affected(rhs, event.affect, t, y)
+            y = affected(rhs, event.affect, rhs.time(_stamp(t)), y)
             if t.value == problem.t1.value:
                 break
             continue
@@ -198,28 +198,9 @@ def _apply_due(
     rhs: Rhs, doses: list[tuple[TimePoint, Affect]], t: TimePoint, y: Tensor
 ) -> tuple[Tensor, list[tuple[TimePoint, Affect]]]:
     while doses and doses[0][0].value == t.value:
-        y = affected(rhs, doses[0][1], t, y)
+        y = affected(rhs, doses[0][1], rhs.time(_stamp(t)), y)
         doses = doses[1:]
     return y, doses
-
-
-def affected(rhs: Rhs, affect: Affect, t: TimePoint, y: Tensor) -> Tensor:
-    """The state that ``affect`` makes of ``y``.
-
-    Raises:
-        ShapeError: it does not have the structure and shape of the state.
-        DtypeError: it is complex and the state real.
-    """
-    when = rhs.time(_stamp(t))
-    if rhs.spec is not None:
-        return rhs.spec.flatten(affect(when, rhs.spec.unflatten(y)), "affect's return value")
-    new = affect(when, y)
-    if not isinstance(new, Tensor) or new.shape != y.shape:
-        got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-        raise ShapeError(f"affect returned {got}; it must return the whole new state, of shape {tuple(y.shape)}.")
-    if new.is_complex() and not y.is_complex():
-        raise DtypeError(f"affect returned {new.dtype} for a state of {y.dtype}; make y0 complex.")
-    return new.to(y.dtype)
 
 
 def _saves_of(

@@ -66,19 +66,21 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
 
 def _newest_node() -> int:
     """The sequence number of the newest autograd node of this thread."""
-    node = (torch.zeros((), requires_grad=True) + 0.0).grad_fn
-    return int(node._sequence_nr())  # type: ignore[union-attr]
+    node: Any = (torch.zeros((), requires_grad=True) + 0.0).grad_fn
+    return int(node._sequence_nr())
 
 
 def _inputs_of(result: Tensor, candidates: dict[int, Tensor], before: int) -> list[Tensor]:
     """Leaves, and tensors older than the evaluation, at which ``result``'s graph ends."""
     older = {}
+    node: Any
     for tensor in candidates.values():
-        if tensor.grad_fn is not None and tensor.grad_fn._sequence_nr() < before:  # type: ignore[attr-defined]
-            older[(tensor.grad_fn, tensor.output_nr)] = tensor
+        node = tensor.grad_fn
+        if node is not None and node._sequence_nr() < before:
+            older[(node, tensor.output_nr)] = tensor
     ends: dict[int, Tensor] = {}
     visited = set()
-    stack = [(result.grad_fn, result.output_nr)] if result.grad_fn is not None else []
+    stack: list[tuple[Any, int]] = [(result.grad_fn, result.output_nr)]
     while stack:
         node, number = stack.pop()
         if node is None or (node, number) in visited:

@@ -11,7 +11,6 @@ from ....errors import UnsupportedError
 from ....state import pack
 from ..catalogue import stepper_for
 from ..integrate import Outcome
-from ..linear import without_transforms
 from ..rhs import Rhs
 from .adjoint import Adjoint
 from .job import Seeds
@@ -40,7 +39,6 @@ class Forward(Adjoint):
         packed, spec = pack((y0, start))
         assert spec is not None
         rhs = Rhs(augmented, spec, packed)
-        without_transforms(rhs)
         wide = replace(
             job,
             rhs=rhs,

@@ -17,7 +17,6 @@ from ..control import Norm, Tolerances, rms_norm
 from ..dense import Piecewise
 from ..failure import failure
 from ..integrate import Counts, Integration
-from ..linear import without_transforms
 from ..rhs import Rhs
 from .job import Job, Seeds
 
@@ -54,7 +53,6 @@ class Reverse:
         sense: Any = job.sensealg
         packed, self.spec = pack(state)
         self.rhs = Rhs(func, self.spec, packed)
-        without_transforms(self.rhs)
         self.method = job.method if sense.method is None else resolve(sense.method)
         forward = job.settings.tol
         tol = Tolerances(
