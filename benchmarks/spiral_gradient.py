@@ -34,7 +34,15 @@ TOLERANCE = 1e-6
 TRUTH = torch.tensor([[-0.1, 2.0], [-2.0, -0.1]])
 #: Tolerances and contenders of the sweep: time against error.
 SWEEP = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
-SWEPT = (OURS, "pydiffeqflux solve dopri5", "pydiffeqflux solve vern7", ODEINT, ADJOINT, "torchode tsit5", "torchode dopri5")
+SWEPT = (
+    OURS,
+    "pydiffeqflux solve dopri5",
+    "pydiffeqflux solve vern7",
+    ODEINT,
+    ADJOINT,
+    "torchode tsit5",
+    "torchode dopri5",
+)
 
 
 class Spiral(nn.Module):
@@ -151,7 +159,7 @@ def contenders(batch: int) -> dict[str, Solver]:
         "pydiffeqflux NeuralODE tsit5": our_layer,
         "pydiffeqflux solve dopri5": ours("dopri5"),
         "pydiffeqflux solve vern7": ours("vern7"),
-        **({"pydiffeqflux odeint dopri5": our_odeint} if hasattr(pdf,"odeint") else {}),
+        "pydiffeqflux odeint dopri5": our_odeint,
         ODEINT: torchdiffeq("odeint"),
         ADJOINT: torchdiffeq("odeint_adjoint"),
         "torchode tsit5": torchode("Tsit5"),
@@ -224,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         races[f"batch {batch}"] = found
     if not args.no_sweep:
         cases = [Case.make(seed, 1) for seed in range(args.networks)]
-        swept = sweep(cases, max(3, args.repeats // 3))
+        swept = sweep(cases, max(args.networks, args.repeats // 3))
         show_matched(swept, TOLERANCE, args.clock)
         races |= {f"batch 1, tolerance {tol:g}": found for tol, found in swept.items()}
         figure = args.out / "spiral_gradient.png"

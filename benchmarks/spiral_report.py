@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import platform
@@ -77,7 +78,8 @@ def curve(swept: dict[float, Race], name: str, clock: str) -> tuple[list[float],
 
 def time_for(error: float, errors: list[float], times: list[float]) -> float | None:
     """The time at which a contender reaches ``error``: log-linear between its tolerances, None beyond them."""
-    for (e1, t1), (e2, t2) in zip(zip(errors, times, strict=True), zip(errors[1:], times[1:], strict=True), strict=False):
+    points = list(zip(errors, times, strict=True))
+    for (e1, t1), (e2, t2) in itertools.pairwise(points):
         if e2 <= error <= e1:
             share = math.log(e1 / error) / math.log(e1 / e2)
             return math.exp(math.log(t1) + share * (math.log(t2) - math.log(t1)))
@@ -123,18 +125,19 @@ def draw(swept: dict[float, Race], tol: float, clock: str, path: Path) -> None:
 
 
 def _bars(ax, found: Race, clock: str) -> None:  # type: ignore[no-untyped-def]
-    names = sorted(found, key=lambda name: -median(getattr(found[name], clock)))
+    names = sorted(found, key=lambda name: median(getattr(found[name], clock)))
     times = [1e3 * median(getattr(found[name], clock)) for name in names]
     ax.barh(range(len(names)), times, color=[COLOURS[name.split()[0]] for name in names], height=0.66)
     ax.set_yticks(range(len(names)), [name.replace(" ", "\n", 1) for name in names], fontsize=8.5)
     ax.tick_params(axis="y", length=0)
     for i, (name, t) in enumerate(zip(names, times, strict=True)):
         faster = ratio(getattr(found[ODEINT], clock), getattr(found[name], clock))
-        note = f"{t:.1f} ms" if name == ODEINT else f"{t:.1f} ms  ({faster:.2g}x odeint's speed)"
+        note = f"{t:.1f} ms" if name in (ODEINT, ADJOINT) else f"{t:.1f} ms: {faster:.1f} times odeint's speed"
         ax.text(t * 1.06, i, note, va="center", fontsize=8.5)
     ax.set_xscale("log")
-    ax.set_xlim(min(times) * 0.6, max(times) * 6)
-    ax.set_xlabel(f"{clock} time of forward and backward, ms")
+    ax.set_xlim(min(times) * 0.6, max(times) * 4)
+    ax.invert_yaxis()
+    ax.set_xlabel(f"{_clock(clock)} time of forward and backward, ms")
 
 
 def _plane(ax, swept: dict[float, Race], tol: float, clock: str) -> None:  # type: ignore[no-untyped-def]
@@ -150,10 +153,14 @@ def _plane(ax, swept: dict[float, Race], tol: float, clock: str) -> None:  # typ
     ax.set_yscale("log")
     ax.invert_xaxis()
     ax.set_xlabel("relative error of the gradient (more exact to the right)")
-    ax.set_ylabel(f"{clock} time, ms")
+    ax.set_ylabel(f"{_clock(clock)} time, ms")
     ax.grid(which="major", color="#dddddd", lw=0.7)
     ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(0.0, 0.62))
     ax.text(0.99, 0.02, f"ringed: tolerance {tol:g}", transform=ax.transAxes, ha="right", fontsize=8.5, color="#555555")
+
+
+def _clock(name: str) -> str:
+    return {"wall": "wall-clock", "cpu": "CPU"}[name]
 
 
 def save(races: dict[str, Race], path: Path) -> Path:

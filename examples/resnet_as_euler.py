@@ -109,12 +109,15 @@ def refine(blocks: Blocks, points: Tensor, parts: list[int]) -> tuple[Tensor, di
         flow = pdf.NeuralODE(blocks, span, "vern7", tstops=joints, rtol=1e-11, atol=1e-11)(points)
         errors = {
             method: [
-                float((pdf.NeuralODE(blocks, span, method, dt=1.0 / m, tstops=joints)(points) - flow).norm() / flow.norm())
-                for m in parts
+                distance(pdf.NeuralODE(blocks, span, method, dt=1.0 / m, tstops=joints)(points), flow) for m in parts
             ]
             for method in METHODS
         }
     return flow, errors
+
+
+def distance(y: Tensor, flow: Tensor) -> float:
+    return float((y - flow).norm() / flow.norm())
 
 
 def main(out_dir: str | Path, quick: bool = False) -> Outcome:
@@ -158,7 +161,8 @@ def draw(
         paths(net, blocks, points, label, {"dt": 1.0})
         paths(flow, blocks, points, label, fine)
         flow.set(xlim=net.get_xlim(), ylim=net.get_ylim())
-        net.text(0.02, 0.02, "small dots: input\nlarge dots: output", transform=net.transAxes, color="#555555", fontsize=9)
+        key = "small dots: input\nlarge dots: output"
+        net.text(0.02, 0.02, key, transform=net.transAxes, color="#555555", fontsize=9)
         net.set_title(f"Residual network, {DEPTH} blocks", loc="left")
         flow.set_title("Every block cut into 50", loc="left")
         convergence(limit, parts, errors, slopes)
@@ -199,5 +203,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the picture")
     outcome = main(parser.parse_args().out)
-    print(f"accuracy {outcome.accuracy:.3f}; outputs equal: {outcome.outputs_equal}, gradients: {outcome.gradients_equal}")
+    print(f"accuracy {outcome.accuracy:.3f}")
+    print(f"outputs equal: {outcome.outputs_equal}, gradients equal: {outcome.gradients_equal}")
     print("slopes " + ", ".join(f"{name} {s:.2f}" for name, s in outcome.slopes.items()) + f"; wrote {outcome.picture}")

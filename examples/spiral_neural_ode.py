@@ -85,7 +85,14 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     return Outcome(losses, truth.ys, after.ys, picture)
 
 
-def draw(path: Path, truth: pdf.Solution, before: pdf.Solution, after: pdf.Solution, net: nn.Module, losses: list[float]) -> None:
+def draw(
+    path: Path,
+    truth: pdf.Solution,
+    before: pdf.Solution,
+    after: pdf.Solution,
+    net: nn.Module,
+    losses: list[float],
+) -> None:
     style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
     with plt.rc_context(style):
         fig = plt.figure(figsize=(11.5, 5.0), layout="constrained")
@@ -127,7 +134,8 @@ def over_time(ax: Axes, truth: pdf.Solution, after: pdf.Solution) -> None:
     for i, colour in enumerate((TEAL, ROSE)):
         ax.plot(fine, end[:, i], color=colour, lw=2)
         ax.plot(truth.ts, truth.ys[:, i], "o", color=colour, ms=4.5, mec="white", mew=0.7)
-        ax.annotate(f"$y_{i + 1}$", (1.5, float(end[-1, i])), xytext=(6, 2 - 10 * i), textcoords="offset points", color=colour)
+        place = {"xytext": (6, 2 - 10 * i), "textcoords": "offset points"}
+        ax.annotate(f"$y_{i + 1}$", (1.5, float(end[-1, i])), color=colour, **place)
     ax.set(xlabel="t", xlim=(0, 1.53))
     ax.set_title("Data (dots) and prediction (lines)", loc="left")
 

@@ -1,0 +1,87 @@
+"""Every script in examples/ runs, draws its picture, and shows what it says it shows."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import matplotlib.image
+import pytest
+import torch
+
+import pydiffeqflux as pdf
+
+FOLDER = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module(request.param)
+
+
+def check_picture(path: Path) -> None:
+    """A picture of some size with something on it."""
+    image = matplotlib.image.imread(path)
+    assert min(image.shape[:2]) > 300
+    assert image[..., :3].std() > 0.05
+
+
+@pytest.mark.parametrize("example", ["spiral_neural_ode"], indirect=True)
+def test_the_spiral_is_learnt(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    assert outcome.losses[0] > 100
+    assert outcome.losses[-1] < 20  # 80 iterations; the full 400 reach 0.1
+    assert outcome.prediction.shape == outcome.data.shape == (30, 2)
+    check_picture(outcome.picture)
+
+
+@pytest.mark.parametrize("example", ["resnet_as_euler"], indirect=True)
+def test_a_resnet_is_eulers_method(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    assert outcome.outputs_equal and outcome.gradients_equal  # to the last bit
+    assert outcome.accuracy > 0.9
+    assert outcome.slopes["euler"] == pytest.approx(1.0, abs=0.1)
+    assert outcome.slopes["midpoint"] == pytest.approx(2.0, abs=0.2)
+    assert outcome.slopes["rk4"] == pytest.approx(4.0, abs=0.4)
+    check_picture(outcome.picture)
+
+
+def jump_at(example: ModuleType, mu: float) -> float:
+    with torch.no_grad():
+        crossing = pdf.Event(lambda t, y: y[0])
+        sol = pdf.solve(example.van_der_pol(mu), "rodas5p", event=crossing, rtol=1e-7, atol=1e-9, dense=False)
+    return float(sol.events[0].ts[0])
+
+
+@pytest.mark.parametrize("example", ["van_der_pol_stiff"], indirect=True)
+def test_a_stiff_oscillator_is_solved_and_differentiated(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    ends = torch.stack([sol.ys[-1] for sol in outcome.stiff.values()])
+    assert torch.allclose(ends, ends[0].expand_as(ends), rtol=1e-3)
+    # The implicit methods' evaluations, Jacobians counted as three, against those of an explicit one.
+    for sol in outcome.stiff.values():
+        assert 100 * (sol.stats.nf + 3 * sol.stats.njac) < outcome.explicit_total
+    assert outcome.explicit.status.value == "max steps"
+    # Two solves at other values of mu give the slope without any differentiation.
+    mu, step = example.MU, 1.0
+    down, up = jump_at(example, mu - step), jump_at(example, mu + step)
+    when, slope = outcome.jumps[mu]
+    assert down < when < up
+    assert slope == pytest.approx((up - down) / (2 * step), rel=1e-3)
+    assert slope == pytest.approx(example.LIMIT, abs=1e-3)
+    check_picture(outcome.picture)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
+def test_scripts_say_how_they_are_used(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    assert end.value.code == 0
+    assert "--out DIR" in capsys.readouterr().out
