@@ -157,7 +157,7 @@ class GridEngine:
             step = self.stepper.step(self.rhs, start, size, y, carry)
             self.rhs.fence()
             if not step.converged:
-                warnings.warn(NOT_CONVERGED, stacklevel=6)
+                warnings.warn(NOT_CONVERGED, stacklevel=4)
             yield Stride(span, y, step)
             y, carry = step.y1, step.carry
 

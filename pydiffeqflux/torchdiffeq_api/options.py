@@ -158,7 +158,7 @@ def _adams(name: str, options: Options, problem: Problem) -> Adams:
     if order > HIGHEST:
         raise InvalidOptionError(f"options['max_order']={order} must be at most {HIGHEST}.")
     if order <= FEWEST:
-        warnings.warn(f"max_order is below {FEWEST + 1}, so the solver reduces to `rk4`.", stacklevel=5)
+        warnings.warn(f"max_order is below {FEWEST + 1}, so the solver reduces to `rk4`.", stacklevel=6)
     iterations = int(options.number("max_iters", 4, above=0))
     if explicit_only:
         return Adams(order)
@@ -240,9 +240,7 @@ def _scipy(options: Options, problem: Problem) -> ScipyEngine:
     for ignored in ("grid_points", "eps"):
         options.take(ignored)
     solver = options.take("solver", "LSODA")
-    limits: dict[str, float] = {}
-    for name, default in (("min_step", 0.0), ("max_step", math.inf)):
-        value = options.number(name, default)
-        if value != default:
-            limits[name] = value
-    return ScipyEngine(problem.rhs, problem.rtol, problem.atol, solver, limits)
+    smallest, largest = options.number("min_step", 0.0), options.number("max_step", math.inf, above=0)
+    if smallest > 0 and solver != "LSODA":
+        warnings.warn(f"SciPy's {solver} has no min_step; options['min_step'] is ignored.", stacklevel=5)
+    return ScipyEngine(problem.rhs, problem.rtol, problem.atol, solver, smallest, largest)

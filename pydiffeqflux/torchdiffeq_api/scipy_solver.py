@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.integrate import solve_ivp
+from scipy.integrate import LSODA, solve_ivp
 from torch import Tensor
 
 from ..backends.eager.rhs import Rhs
@@ -19,47 +20,75 @@ from .times import Times
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+class BoundedLSODA(LSODA):  # type: ignore[misc]
+    """LSODA that gives up where it would need steps below ``min_step``, as it is meant to.
+
+    SciPy 1.17 takes the argument and forgets it (scipy/scipy#25827). The first step may be smaller: LSODA has not
+    found its size yet.
+    """
+
+    def __init__(self, *args: Any, min_step: float, **kwargs: Any):
+        super().__init__(*args, min_step=min_step, **kwargs)
+        self._min_step, self._first = min_step, True
+
+    def _step_impl(self) -> tuple[bool, str | None]:
+        before = self.t
+        advanced, message = super()._step_impl()
+        small = abs(self.t - before) < self._min_step and self.t != self.t_bound
+        if advanced and small and not self._first:
+            return False, f"The step size fell below min_step={self._min_step}."
+        self._first = False
+        return advanced, message
+
+
 @dataclass
 class ScipyEngine:
     """Hands the problem to SciPy: everything leaves torch, and comes back detached.
 
     Args:
         solver: the ``method`` of ``scipy.integrate.solve_ivp``.
-        limits: further arguments of it (``min_step``, ``max_step``, ``first_step``).
+        min_step, max_step: bounds of the step size, the lower one for LSODA only.
     """
 
     rhs: Rhs
     rtol: float | Tensor
     atol: float | Tensor
     solver: str = "LSODA"
-    limits: dict[str, float] = field(default_factory=dict)
+    min_step: float = 0.0
+    max_step: float = math.inf
 
     def integrate(self, y0: Tensor, times: Times) -> list[Tensor]:
         """The states at all times, the first of them ``y0``; none of them with a gradient.
 
+        With a ``min_step`` that LSODA cannot keep, states that were not reached are NaN, and there is a warning.
+
         Raises:
-            ScipySolverError: SciPy did not reach the last time.
+            ScipySolverError: SciPy did not reach the last time for another reason.
         """
         if len(times.values) == 1:
             return [y0.detach()]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*have no effect for a chosen solver.*")
-            found = solve_ivp(
-                self._function(y0),
-                (times.values[0], times.values[-1]),
-                y0.detach().cpu().numpy().reshape(-1),
-                t_eval=times.values,
-                method=self.solver,
-                rtol=_array(self.rtol),
-                atol=_array(self.atol),
-                **self.limits,
-            )
+        bounded = self.solver == "LSODA" and self.min_step > 0
+        found = solve_ivp(
+            self._function(y0),
+            (times.values[0], times.values[-1]),
+            y0.detach().cpu().numpy().reshape(-1),
+            t_eval=times.values,
+            method=BoundedLSODA if bounded else self.solver,
+            rtol=_array(self.rtol),
+            atol=_array(self.atol),
+            max_step=self.max_step,
+            **({"min_step": self.min_step} if bounded else {}),
+        )
+        values = np.asarray(found.y).T
         if not found.success:
-            raise ScipySolverError(
-                f"SciPy's {self.solver} stopped after t={found.t[-1] if len(found.t) else times.values[0]:.6g}:"
-                f" {found.message} Loosen rtol/atol, or choose another options['solver']."
-            )
-        states = torch.as_tensor(found.y.T.copy()).to(y0.device, y0.dtype)
+            reached = found.t[-1] if len(found.t) else times.values[0]
+            message = f"SciPy's {self.solver} stopped after t={reached:.6g}: {found.message}"
+            if not bounded:
+                raise ScipySolverError(f"{message} Loosen rtol/atol, or choose another options['solver'].")
+            warnings.warn(f"{message} States after that are NaN; lower options['min_step'].", stacklevel=3)
+            missing = np.full((len(times.values) - len(values), y0.numel()), np.nan)
+            values = np.concatenate([values.reshape(-1, y0.numel()), missing])
+        states = torch.as_tensor(values.copy()).to(y0.device, y0.dtype)
         return [y0.detach(), *states.reshape(-1, *y0.shape)[1:].unbind(0)]
 
     def _function(self, like: Tensor) -> Callable[[float, Array], Array]:
