@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .errors import InvalidArgumentError
-from .problem import TimePoint, time_points
+from .problem import TimeLike, TimePoint, time_points
 
 Affect = Callable[[Tensor, Any], Any]
 
@@ -80,7 +80,7 @@ class PresetTimeCallback:
         True
     """
 
-    times: Sequence[float] | Tensor
+    times: Sequence[TimeLike] | Tensor
     affect: Affect
 
     def points(self) -> list[TimePoint]:

@@ -25,7 +25,7 @@ from .errors import (
     UnsupportedError,
 )
 from .methods import Method
-from .problem import ODEProblem, save_times, time_points
+from .problem import ODEProblem, TimeLike, save_times, time_points
 from .sensealg import SenseAlg
 from .solution import Solution
 
@@ -38,7 +38,7 @@ def solve(
     problem: ODEProblem,
     method: Method | str | None = None,
     *,
-    saveat: Tensor | Sequence[float] | float | None = None,
+    saveat: Tensor | Sequence[TimeLike] | float | None = None,
     rtol: float | Tensor = 1e-3,
     atol: float | Tensor = 1e-6,
     sensealg: SenseAlg | str | None = None,
@@ -50,7 +50,7 @@ def solve(
     dt: float | None = None,
     dt_min: float = 0.0,
     dt_max: float = math.inf,
-    tstops: Sequence[float] | Tensor = (),
+    tstops: Sequence[TimeLike] | Tensor = (),
     controller: PIDController | None = None,
     per_sample: bool = False,
     dense: bool = True,
@@ -233,5 +233,3 @@ def _doses(callbacks: Any) -> tuple[PresetTimeCallback, ...]:
                 f"callbacks takes PresetTimeCallback objects; got a {type(c).__name__}. Conditions go into event."
             )
     return tuple(several)
-
-

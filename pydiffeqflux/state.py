@@ -97,9 +97,7 @@ class StateSpec:
         """The user's structure again; leading dimensions (time, say) of ``packed`` stay in front."""
         lead = packed.shape[: -2 if self.batched else -1]
         values = []
-        for piece, shape, dtype in zip(
-            packed.split(self._sizes(), dim=-1), self.shapes, self.dtypes, strict=True
-        ):
+        for piece, shape, dtype in zip(packed.split(self._sizes(), dim=-1), self.shapes, self.dtypes, strict=True):
             if dtype.is_complex and not self.dtype.is_complex:
                 values.append(torch.view_as_complex(piece.reshape((*lead, *shape, 2)).contiguous()).to(dtype))
             else:

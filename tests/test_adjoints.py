@@ -144,9 +144,7 @@ def test_double_backward_of_the_discrete_adjoint(checkpoints):
 
 def test_a_third_derivative_through_checkpoints_is_refused():
     y0 = torch.tensor([0.5], dtype=F64, requires_grad=True)
-    sol = pdf.solve(
-        pdf.ODEProblem(lambda t, y: y.sin(), y0, (0.0, 1.0)), sensealg=pdf.DiscreteAdjoint(checkpoints=2)
-    )
+    sol = pdf.solve(pdf.ODEProblem(lambda t, y: y.sin(), y0, (0.0, 1.0)), sensealg=pdf.DiscreteAdjoint(checkpoints=2))
     (first,) = torch.autograd.grad(sol.ys[-1].sum(), y0, create_graph=True)
     with pytest.raises(GradientError, match="without checkpoints"):
         (second,) = torch.autograd.grad(first.sum(), y0, create_graph=True)
@@ -227,9 +225,7 @@ def test_backsolve_seminorm_takes_fewer_evaluations_for_the_same_gradient():
 
         y0 = torch.tensor([[1.0, 0.5]], dtype=F64, requires_grad=True)
         sense = pdf.BacksolveAdjoint(seminorm=seminorm)
-        ys = pdf.solve(
-            pdf.ODEProblem(counting, y0, (0.0, 5.0)), rtol=1e-6, atol=1e-9, sensealg=sense, saveat=[5.0]
-        ).ys
+        ys = pdf.solve(pdf.ODEProblem(counting, y0, (0.0, 5.0)), rtol=1e-6, atol=1e-9, sensealg=sense, saveat=[5.0]).ys
         forward = calls
         (g,) = torch.autograd.grad(ys.sum(), net.net[0].weight)
         return g, calls - forward
@@ -281,9 +277,7 @@ def test_captured_tensors_finds_modules_closures_and_tensors_computed_before():
 def test_parameters_of_a_branch_that_is_taken_later_get_their_gradient():
     early = torch.tensor(0.3, dtype=F64, requires_grad=True)
     late = torch.tensor(0.9, dtype=F64, requires_grad=True)
-    problem = pdf.ODEProblem(
-        lambda t, y: (early if t < 0.5 else late) * y, torch.ones(1, dtype=F64), (0.0, 1.0)
-    )
+    problem = pdf.ODEProblem(lambda t, y: (early if t < 0.5 else late) * y, torch.ones(1, dtype=F64), (0.0, 1.0))
     ys = pdf.solve(problem, rtol=1e-8, atol=1e-8, tstops=[0.5], sensealg="gauss").ys
     got = torch.autograd.grad(ys[-1].sum(), (early, late))
     exact = torch.exp(0.5 * early + 0.5 * late)

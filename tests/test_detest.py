@@ -86,7 +86,7 @@ def test_all_the_problems_are_there() -> None:
 
 @pytest.mark.parametrize("name", [name for name, problem in PROBLEMS.items() if problem.exact])
 def test_the_reference_is_the_closed_form(name: str) -> None:
-    exact = np.array([PROBLEMS[name].exact(t) for t in TIMES])  # type: ignore[misc]
+    exact = np.array([PROBLEMS[name].exact(t) for t in TIMES])
     np.testing.assert_allclose(reference(name), exact, rtol=1e-8, atol=1e-8 if name == "D5" else 1e-9)
 
 

@@ -152,7 +152,7 @@ TIMES = {
 }
 
 OPTIONS = {
-    "problem": Bad(lambda: pdf.solve(decay), InvalidArgumentError, ValueError, ("problem", "function", "ODEProblem(")),  # type: ignore[arg-type]
+    "problem": Bad(lambda: pdf.solve(decay), InvalidArgumentError, ValueError, ("problem", "function", "ODEProblem(")),
     "rtol negative": Bad(lambda: solve(rtol=-1), InvalidToleranceError, ValueError, ("rtol=-1", ">= 0")),
     "rtol text": Bad(lambda: solve(rtol="1e-3"), InvalidToleranceError, ValueError, ("rtol='1e-3'", "number")),
     "atol nan": Bad(lambda: solve(atol=NAN), InvalidToleranceError, AssertionError, ("atol=nan", "finite")),
@@ -216,13 +216,13 @@ OPTIONS = {
         lambda: pdf.Event(decay, affect=3),
         InvalidArgumentError,
         ValueError,
-        ("affect=3", "affect(t, y)"),  # type: ignore[arg-type]
+        ("affect=3", "affect(t, y)"),
     ),
     "dose's affect": Bad(
         lambda: pdf.PresetTimeCallback([0.5], 3),
         InvalidArgumentError,
         ValueError,
-        ("affect=3", "affect(t, y)"),  # type: ignore[arg-type]
+        ("affect=3", "affect(t, y)"),
     ),
     "callbacks": Bad(
         lambda: solve(callbacks=decay), InvalidArgumentError, ValueError, ("callbacks", "function", "event")
@@ -286,8 +286,8 @@ NAMES = {
     "layer's sensealg": Bad(
         lambda: pdf.NeuralODE(NET, (0, 1), sensealg="backsolv"), UnknownNameError, ValueError, ("'BacksolveAdjoint'?",)
     ),
-    "layer's model": Bad(lambda: pdf.NeuralODE(5, (0, 1)), InvalidArgumentError, ValueError, ("model=5", "nn.Module")),  # type: ignore[arg-type]
-    "layer's span": Bad(lambda: pdf.NeuralODE(NET, 1.0), InvalidTimesError, ValueError, ("t_span=1.0", "(t0, t1)")),  # type: ignore[arg-type]
+    "layer's model": Bad(lambda: pdf.NeuralODE(5, (0, 1)), InvalidArgumentError, ValueError, ("model=5", "nn.Module")),
+    "layer's span": Bad(lambda: pdf.NeuralODE(NET, 1.0), InvalidTimesError, ValueError, ("t_span=1.0", "(t0, t1)")),
     "layer's signature": Bad(
         lambda: pdf.NeuralODE(hidden, (0, 1)), SignatureError, TypeError, ("model=hidden", "time_dependent=True")
     ),
@@ -559,6 +559,30 @@ def test_failing_solves(name: str, saveat: float | None) -> None:
     if exact is not None:
         early = part.ts < 0.9
         torch.testing.assert_close(part.ys[early, 0].double(), exact(part.ts[early]), rtol=3e-2, atol=0)
+
+
+ROWS = {
+    "NaN in y0": ({"y0": torch.tensor([[1.0], [NAN]]), "func": lambda t, y: torch.ones_like(y)}, 0.0),
+    "NaN from the start": ({"func": lambda t, y: y * torch.tensor([[1.0], [NAN]])}, 0.0),
+    "infinite from the start": ({"func": lambda t, y: y / torch.tensor([[1.0], [0.0]])}, 0.0),
+    "NaN later": ({"func": lambda t, y: torch.where(t > 0.5, torch.tensor([[1.0], [NAN]]), 1.0) * y}, 0.5),
+    "NaN later, smallest step given": (
+        {"func": lambda t, y: torch.where(t > 0.5, torch.tensor([[1.0], [NAN]]), 1.0) * y, "dt_min": 1e-3},
+        0.5,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_failing_rows(name: str) -> None:
+    given, time = ROWS[name]
+    given = {"y0": torch.ones(2, 1), **given}
+    spec = pdf.ODEProblem(given.pop("func"), given.pop("y0"), (0.0, 1.0), batched=True)
+    with pytest.raises(NonFiniteError, match="row 1"):
+        pdf.solve(spec, per_sample=True, **given)
+    part = pdf.solve(spec, per_sample=True, throw=False, **given)
+    assert part.statuses == [pdf.Status.SUCCESS, pdf.Status.NON_FINITE]
+    assert abs(float(part.ts[-1, 1]) - time) < 1e-3 and part.ts[-1, 0] == 1.0
 
 
 def test_the_part_that_was_solved_has_dense_output_and_gradients() -> None:

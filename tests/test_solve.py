@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 import pydiffeqflux as pdf
-from pydiffeqflux.errors import BackendUnavailableError, DenseOutputError, InvalidTimesError, UnknownOptionError
+from pydiffeqflux.errors import (
+    BackendUnavailableError,
+    DenseOutputError,
+    InvalidTimesError,
+    NonFiniteError,
+    UnknownOptionError,
+)
 
 matplotlib.use("Agg")
 
@@ -468,6 +474,17 @@ def test_inference_mode() -> None:
     assert sol.stats.sensealg == "none"
 
 
+@pytest.mark.parametrize("options", [{"method": "tsit5"}, {"method": "rk4", "dt": 0.1}])
+def test_vmap_over_initial_states(options: Any) -> None:
+    def end(y0: Tensor) -> Tensor:
+        return pdf.solve(problem(y0=y0), **options).ys[-1]
+
+    y0 = torch.rand(3, 2, dtype=F64)
+    close(torch.vmap(end)(y0), y0 / math.e, 1e-3)
+    with pytest.raises(NonFiniteError):
+        torch.vmap(end)(torch.tensor([[1.0, 1.0], [1.0, math.nan]], dtype=F64))
+
+
 # -- gradients ----------------------------------------------------------------------------------
 
 
@@ -557,7 +574,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 
 
 def lines_of(ax: Any) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    return [tuple(np.asarray(c, dtype=float) for c in line.get_data()) for line in ax.get_lines()]  # type: ignore[misc]
+    return [tuple(np.asarray(c, dtype=float) for c in line.get_data()) for line in ax.get_lines()]
 
 
 def test_plot_draws_the_dense_curve_and_the_saved_points() -> None:

@@ -57,7 +57,7 @@ class NeuralODE(nn.Module):
         t_span: Sequence[TimeLike] | Tensor,
         method: Method | str = "tsit5",
         *,
-        saveat: Tensor | Sequence[float] | float | None = None,
+        saveat: Tensor | Sequence[TimeLike] | float | None = None,
         rtol: float | Tensor = 1e-3,
         atol: float | Tensor = 1e-6,
         sensealg: SenseAlg | str | None = None,

@@ -92,9 +92,7 @@ def all_finite(x: Tensor) -> bool:
 
 
 @torch.no_grad()
-def initial_step(
-    rhs: Rhs, stepper: Stepper, t0: float, span: float, y0: Tensor, f0: Tensor, tol: Tolerances
-) -> float:
+def initial_step(rhs: Rhs, stepper: Stepper, t0: float, span: float, y0: Tensor, f0: Tensor, tol: Tolerances) -> float:
     """A first step size (unsigned), after Hairer, Norsett & Wanner I, section II.4; costs one evaluation.
 
     NaN where ``y0`` is not finite.

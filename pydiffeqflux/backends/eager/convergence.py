@@ -72,7 +72,8 @@ class Together:
         if self.iterations > 1:
             self.rate = size / self._previous
             if not self.rate < 1.0:
-                self.open = False
+                # Small corrections that shrink no further are rounding errors: nothing is left to solve.
+                self.converged, self.open = size < self.limit, False
                 return False
             remaining = size / (1.0 - self.rate)
             self.converged = self.rate * remaining < self.limit
@@ -116,7 +117,7 @@ class RowByRow:
             rate = np.where(zero, 0.0, size / self._previous)
             remaining = size / (1.0 - rate)
             fine = rate < 1.0
-            done = zero | (fine & (rate * remaining < self.limit) & (self.iterations > 1))
+            done = zero | ((self.iterations > 1) & (np.where(fine, rate * remaining, size) < self.limit))
             late = (self.iterations > 1) & ~(fine & (rate**self.left * remaining <= self.limit))
         self.solved = self.solved | (waiting & done)
         self._hopeless = self._hopeless | (waiting & ~done & (late | ~(size < np.inf)))

@@ -53,9 +53,7 @@ class Interpolant:
         if isinstance(self.dt, float):
             weights *= self.dt
         w = torch.as_tensor(weights, dtype=self.y0.dtype, device=self.y0.device)
-        out = (w @ torch.stack(tuple(self.vectors)).reshape(len(self.vectors), -1)).reshape(
-            len(thetas), *self.y0.shape
-        )
+        out = (w @ torch.stack(tuple(self.vectors)).reshape(len(self.vectors), -1)).reshape(len(thetas), *self.y0.shape)
         if isinstance(self.dt, Tensor):
             out = out * self.dt
         return out + self.y0

@@ -100,9 +100,7 @@ class EventWatch:
             left = theta
         return roots
 
-    def _root(
-        self, event: Event, k: int, t: float, dt: float, piece: Interpolant, left: float, right: float
-    ) -> float:
+    def _root(self, event: Event, k: int, t: float, dt: float, piece: Interpolant, left: float, right: float) -> float:
         def value(theta: float) -> float:
             found = float(condition(self.rhs, event, t + theta * dt, piece.at([theta])[0])[k])
             if math.isnan(found):

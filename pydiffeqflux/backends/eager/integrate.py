@@ -385,4 +385,3 @@ class Integration:
         self.out.status, self.out.message = status, message
         self.out.y1, self.out.t1 = self.y, TimePoint(self.t)
         return self.out
-

@@ -203,9 +203,7 @@ def _apply_due(
     return y, doses
 
 
-def _saves_of(
-    saves: SaveTimes | None, taken: int, end: TimePoint, sign: float
-) -> SaveTimes | None:
+def _saves_of(saves: SaveTimes | None, taken: int, end: TimePoint, sign: float) -> SaveTimes | None:
     """The save times of the stretch that ends at ``end``: those not taken yet, up to and including it."""
     if saves is None:
         return None
@@ -253,4 +251,3 @@ def _times(problem: ODEProblem, options: SolveOptions, got: _Collected, ys: Tens
         )
         parts.insert(0, first)
     return torch.cat(parts) if parts else torch.zeros(0, dtype=wide, device=ys.device)
-

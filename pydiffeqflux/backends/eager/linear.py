@@ -146,7 +146,10 @@ def _recorded(field: Field, time: Tensor, columns: Tensor, with_time: bool, *, o
         time, columns = (
             x.view_as(x) if graph and x.requires_grad else x.detach().requires_grad_() for x in (time, columns)
         )
+        before = _newest_node()
         f = field(time, columns)
+        if graph and not one_by_one and _has_custom_node(f, before):
+            raise RuntimeError("a custom autograd.Function, or compiled code, may lose its second derivative under vmap")
 
         def pull(cotangent: Tensor, create: bool, many: bool = False) -> tuple[Tensor | None, ...]:
             if not f.requires_grad:
@@ -181,6 +184,27 @@ def _recorded(field: Field, time: Tensor, columns: Tensor, with_time: bool, *, o
     if not graph:
         f, dfdy, dfdt = f.detach(), dfdy.detach(), None if dfdt is None else dfdt.detach()
     return f, dfdy, dfdt if with_time and not timeless else None
+
+
+def _newest_node() -> int:
+    """The sequence number of the newest autograd node of this thread."""
+    node = (torch.zeros((), requires_grad=True) + 0.0).grad_fn
+    return int(node._sequence_nr())  # type: ignore[union-attr]
+
+
+def _has_custom_node(f: Tensor, before: int) -> bool:
+    """Whether what has been recorded since holds an ``autograd.Function`` (compiled code is one): their backward
+    passes may do as they please with the batched tensors of a vmap, such as to leave the graph out."""
+    stack, visited = [f.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in visited or node._sequence_nr() <= before:  # type: ignore[attr-defined]
+            continue
+        if isinstance(node, torch.autograd.function.BackwardCFunction):
+            return True
+        visited.add(node)
+        stack.extend(parent for parent, _ in node.next_functions)
+    return False
 
 
 _WAYS: tuple[Callable[[Field, Tensor, Tensor, bool], Found], ...] = (

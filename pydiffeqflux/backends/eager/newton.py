@@ -77,7 +77,8 @@ def attach_gradient(
     if forwarding_twice():
         raise GradientError(
             "forward mode inside forward mode (jacfwd(jacfwd(f)), say) through an implicit method that iterates; take"
-            " one of the two derivatives in reverse, as torch.func.hessian does, or use a Rosenbrock method ('rodas5p')."
+            " one of the two derivatives in reverse, as torch.func.hessian does, or use a Rosenbrock method, such as"
+            " 'rodas5p'."
         )
     x = x.detach()
     with torch.no_grad():

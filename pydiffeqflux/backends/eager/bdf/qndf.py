@@ -96,9 +96,7 @@ class Qndf:
         solved, frozen = self._solve(rhs, t + dt, base, h, known, carry.frozen)
         x = solved.x
         if solved.converged and recording():
-            x, w, dfdy = attach_gradient(
-                rhs, t + dt, base, h, x, batched=self.batched, second_order=self.second_order
-            )
+            x, w, dfdy = attach_gradient(rhs, t + dt, base, h, x, batched=self.batched, second_order=self.second_order)
             frozen = Frozen(dfdy, w, h)
         correction = x - known
         table = _apply(ndf.advance(order), torch.cat([table, correction.unsqueeze(0)]))

@@ -106,13 +106,12 @@ class FixedImplicit:
         solve = self._one_by_one if self._inverse is None else self._together
         stages = solve(Iteration(rhs, t, dt, y, f0, dfdy, self._settings(y)))
         y1 = y + combination(self.tableau.b, stages.us)
-        # Rows that step for themselves are at different points: nothing is kept for them.
-        keep = stages.dfdy is not None and not per_row(dt)
         return Step(
             y1=y1,
             error=None,
             interpolant=lambda: hermite(y, y1, f0, rhs(_node(t, dt, 1.0), y1), dt),
-            carry=Constant(stages.dfdy) if keep else None,
+            # Rows that step for themselves are at different points: nothing is kept for them.
+            carry=None if stages.dfdy is None or per_row(dt) else Constant(stages.dfdy),
             converged=stages.converged,
         )
 
@@ -125,7 +124,8 @@ class FixedImplicit:
         tab, dfdy = self.tableau, at.dfdy
         us: list[Tensor] = []
         factors: dict[float, Factored] = {}
-        converged, latest = True, dfdy
+        converged = True
+        latest: Tensor | None = dfdy
         for i, (c, row) in enumerate(zip(tab.c, tab.a, strict=True)):
             time, base, gamma = _node(at.t, at.dt, c), increment(at.y, 1.0, row[:i], us), row[i]
             if gamma == 0.0:
@@ -164,9 +164,7 @@ class FixedImplicit:
         attempt = solve_robustly(rhs, t, base, h, guess, w, settings)
         if not recording():
             return attempt.x, attempt, None
-        x, _, dfdy = attach_gradient(
-            rhs, t, base, h, attempt.x, batched=self.batched, second_order=self.second_order
-        )
+        x, _, dfdy = attach_gradient(rhs, t, base, h, attempt.x, batched=self.batched, second_order=self.second_order)
         return x, attempt, dfdy
 
 

@@ -71,6 +71,8 @@ def initial_steps(
 ) -> Tensor:
     """A first step for every row, shape ``(B,)``, unsigned: as :func:`eager.control.initial_step`.
 
+    NaN for rows whose state or slope is not finite.
+
     Args:
         left: signed time to the end of the span, ``(B,)``.
     """
@@ -80,7 +82,7 @@ def initial_steps(
 
     scale = tol.scale(y0.abs())
     d0, d1 = size(y0), size(f0)
-    h0 = torch.where(torch.minimum(d0, d1) < 1e-5, 1e-6, 0.01 * d0 / d1)
+    h0 = torch.where((torch.minimum(d0, d1) < 1e-5) | d1.isinf(), 1e-6, 0.01 * d0 / d1)
     h0 = torch.minimum(h0, left.abs())
     step = torch.copysign(h0, left)
     f1 = rhs(layout.spread(t + step), y0 + f0 * layout.spread(step).to(rhs.time_dtype))

@@ -184,7 +184,8 @@ class RowLoop:
                 )  # fmt: skip
             self.dt = dt if rows is None else torch.where(rows, dt, self.dt)
             self.control.forget(torch.ones_like(self.active) if rows is None else rows)
-            self._end_failed(self.active & (dt <= self._resolution()), None, None)
+            undefined = dt.isnan()  # so are the state or its slope
+            self._end_failed(self.active & (undefined | (dt <= self._resolution())), undefined, None)
         elif self.options.dt is not None:
             smallest = 4 * math.ulp(max(abs(self._t0), abs(self.end.value)))
             if self.options.dt <= smallest:
@@ -308,6 +309,8 @@ class RowLoop:
         self.dt = torch.where(active, dt, self.dt) if self.some_idle else dt
         unusable = rejected & (ratio.isinf() | ~converged)
         failed = active & (self.dt <= self._resolution()) & ~(accept & size.lands)
+        if self.options.dt_min > 0:  # what is rejected at dt_min has another reason than its error, and will again
+            failed = failed | (rejected & (size.h <= self.options.dt_min))
         return _Verdict(accept, rejected, unusable, failed, rejected & ~converged)
 
     def _without(self, unusable: Tensor, size: _Size) -> Step:

@@ -144,13 +144,16 @@ def _dense(problem: ODEProblem, loop: RowLoop, hold: Tensor) -> Callable[[Any], 
 
     def evaluate(t: Any) -> State:
         number = functools.partial(torch.as_tensor, dtype=loop.layout.wide, device=loop.layout.device)
-        times = torch.stack([number(x) for x in t]) if isinstance(t, tuple | list) and t else number(t)
+        try:
+            times = torch.stack([number(x) for x in t]) if isinstance(t, tuple | list) and t else number(t)
+        except (TypeError, ValueError, RuntimeError):
+            raise InvalidTimesError(f"t={t!r} must be a real number, or a sequence or 1-D tensor of such.") from None
         if times.dim() > 1 or times.numel() == 0:
             raise InvalidTimesError(
                 f"sol(t) takes one time or a 1-D tensor of times, shared by all rows; got shape {tuple(times.shape)}."
             )
         flat = times.reshape(-1)
-        outside = (flat.detach() < low - slack) | (flat.detach() > high + slack)
+        outside = ~((flat.detach() >= low - slack) & (flat.detach() <= high + slack))
         if bool(outside.any()):
             raise DenseOutputError(
                 f"t={float(flat[outside][0])} lies outside the solved span [{low}, {high}]; solve further first."

@@ -105,7 +105,5 @@ TABLEAU = RosenbrockTableau(
     b=_B,
     error=(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
     # In powers of theta: b + h1, h2 - h1, h3 - h2, -h3.
-    dense=tuple(
-        (b + h1, h2 - h1, h3 - h2, -h3) for b, h1, h2, h3 in zip(_B, *_H, strict=True)
-    ),
+    dense=tuple((b + h1, h2 - h1, h3 - h2, -h3) for b, h1, h2, h3 in zip(_B, *_H, strict=True)),
 )
