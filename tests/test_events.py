@@ -54,7 +54,7 @@ def test_a_terminal_event_ends_the_solve_where_it_happens(method: str) -> None:
     assert sol.status is pdf.Status.EVENT
     assert sol.success
     torch.testing.assert_close(sol.events[0].ts, numbers(math.log(2)), rtol=1e-6, atol=1e-7)
-    assert float(sol.ts[-1]) == float(sol.events[0].ts[0])
+    assert torch.equal(sol.ts[-1:], sol.events[0].ts)
     torch.testing.assert_close(sol.ys[-1], numbers(0.5, 0.5), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(sol.events[0].ys[0], sol.ys[-1])
 

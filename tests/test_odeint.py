@@ -58,6 +58,8 @@ ERRORS = {
     "explicit_adams": 1e-3,
     "implicit_adams": 1e-4,
 }
+#: Of order 2: many steps for little.
+SLOW = ("heun", "adaptive_heun", "fehlberg2", "rosenbrock23")
 ERRORS |= {"fixed_adams": 1e-4, "radauIIA3": 1e-4, "gl4": 1e-6, "radauIIA5": 1e-7, "gl6": 1e-8}
 
 
@@ -101,10 +103,11 @@ def test_every_method_solves(method: str, backwards: bool, exact: Tensor) -> Non
     if backwards:
         t, y0, wanted = t.flip(0), exact[-1], exact.flip(0)
     with torch.no_grad():
-        ys = odeint(Pendulum(), y0, t, rtol=1e-6, atol=1e-8, method=method)
+        ys = odeint(Pendulum(), y0, t, rtol=1e-5 if method in SLOW else 1e-6, atol=1e-6, method=method)
     assert ys.shape == (33, 2) and ys.dtype == D
     assert torch.equal(ys[0], y0)
-    assert float((ys - wanted).abs().max()) < ERRORS.get(method, 1e-2 if method in FIXED else 1e-4)
+    bound = ERRORS.get(method, 1e-2 if method in FIXED else 2e-3 if method in SLOW else 1e-4)
+    assert float((ys - wanted).abs().max()) < bound
 
 
 def test_the_default_is_dopri5_at_a_tight_tolerance(exact: Tensor) -> None:
@@ -414,8 +417,7 @@ def test_the_adjoint_agrees_with_the_derivative_of_the_steps(method: str) -> Non
     options = {"step_size": 0.02, "interp": "cubic"} if method in FIXED else None
     for solve, chosen in ((odeint, "vern9"), (odeint_adjoint, method)):
         f, y0, t = Pendulum(), start().requires_grad_(), times(0, 0.3, 0.62, 1).requires_grad_()
-        tight = chosen in ("vern9", "vern7", "dopri8")
-        tol = 1e-10 if tight else 1e-6
+        tol = 1e-10 if chosen in ("vern9", "vern7", "dopri8") else 1e-4 if chosen in SLOW else 1e-6
         ys = solve(f, y0, t, rtol=tol, atol=tol, method=chosen, options=None if solve is odeint else options)
         (ys * torch.arange(8.0, dtype=D).reshape(4, 2)).sum().backward()
         found.append((y0.grad, t.grad, f.k.grad))
@@ -620,12 +622,13 @@ def test_an_event_at_the_start_is_found_at_once() -> None:
         assert float(when) == 2.0 and torch.equal(ys[0], ys[1])
 
 
-def test_events_that_cannot_be_found() -> None:
+def test_events_that_cannot_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pydiffeqflux.torchdiffeq_api.grid.MAX_EVENT_STEPS", 50)
     still, never = (lambda t, y: 0 * y), (lambda t, y: y + 1)
     with pytest.raises(AssertionError, match="never came to zero") as caught:
         odeint(still, torch.ones(1, dtype=D), times(0, 1), event_fn=never)
     assert isinstance(caught.value, EventNotFoundError)
-    with pytest.raises(RuntimeError, match="20000 steps"):
+    with pytest.raises(RuntimeError, match="50 steps"):
         odeint(still, torch.ones(1), times(0, 1), event_fn=never, method="euler", options={"step_size": 1e-3})
     with pytest.raises(AssertionError, match="step_size") as size:
         odeint(still, torch.ones(1), times(0, 1), event_fn=never, method="euler")

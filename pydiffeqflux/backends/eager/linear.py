@@ -149,7 +149,7 @@ def _recorded(field: Field, time: Tensor, columns: Tensor, with_time: bool, *, o
         before = _newest_node()
         f = field(time, columns)
         if graph and not one_by_one and _has_custom_node(f, before):
-            raise RuntimeError("a custom autograd.Function, or compiled code, may lose its second derivative under vmap")
+            raise RuntimeError("under vmap an autograd.Function, or compiled code, may lose its second derivative")
 
         def pull(cotangent: Tensor, create: bool, many: bool = False) -> tuple[Tensor | None, ...]:
             if not f.requires_grad:
@@ -189,7 +189,7 @@ def _recorded(field: Field, time: Tensor, columns: Tensor, with_time: bool, *, o
 def _newest_node() -> int:
     """The sequence number of the newest autograd node of this thread."""
     node = (torch.zeros((), requires_grad=True) + 0.0).grad_fn
-    return int(node._sequence_nr())  # type: ignore[union-attr]
+    return int(node._sequence_nr()) if node is not None else 0
 
 
 def _has_custom_node(f: Tensor, before: int) -> bool:
@@ -198,7 +198,7 @@ def _has_custom_node(f: Tensor, before: int) -> bool:
     stack, visited = [f.grad_fn], set()
     while stack:
         node = stack.pop()
-        if node is None or node in visited or node._sequence_nr() <= before:  # type: ignore[attr-defined]
+        if node is None or node in visited or node._sequence_nr() <= before:
             continue
         if isinstance(node, torch.autograd.function.BackwardCFunction):
             return True

@@ -32,7 +32,7 @@ TABLEAU = EsdirkTableau(
         _B,
     ),
     error=tuple(b - b_hat for b, b_hat in zip((*_B, 0.25), _B_HAT, strict=True)),
-    # OrdinaryDiffEq's: extrapolated slopes, the last two rows from the paper's dense output.
+    # OrdinaryDiffEq's: slopes extrapolated from the earlier stages.
     predictor=(
         (),
         (1.0,),
