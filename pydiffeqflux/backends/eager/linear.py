@@ -142,10 +142,11 @@ def _recorded(field: Field, time: Tensor, columns: Tensor, with_time: bool, *, o
     """By autograd's record of one evaluation: half the cost, and it tells where f does not depend on t."""
     graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        # New nodes, so that only what passes through the arguments is differentiated.
-        time, columns = (
-            x.view_as(x) if graph and x.requires_grad else x.detach().requires_grad_() for x in (time, columns)
-        )
+        # New nodes, so that only what passes through the arguments is differentiated. Both hang on one node: a
+        # fresh leaf beside a state with a history would make autograd search that whole history in every step.
+        parts = [x if graph and x.requires_grad else x.detach().requires_grad_() for x in (time, columns)]
+        joined = torch.cat([part.reshape(-1) for part in parts]).split([part.numel() for part in parts])
+        time, columns = (piece.reshape(part.shape) for piece, part in zip(joined, parts, strict=True))
         before = _newest_node()
         f = field(time, columns)
         if graph and not one_by_one and _has_custom_node(f, before):
