@@ -1,0 +1,1 @@
+"""The compiled engine: traced right-hand sides and solver loops as machine code, by numba."""
