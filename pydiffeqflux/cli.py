@@ -160,5 +160,47 @@ def _summarise(result: FitResult, out: str) -> None:
     click.echo(f"wrote fit.png, loss.png, model.pt and report.json into {out}")
 
 
+@main.command("setup-julia")
+@click.option("--julia", metavar="EXE", help="Julia's executable.  [default: one that juliapkg gets]")
+@click.option("--project", metavar="DIR", help="A Julia project that has PythonCall; goes with --julia.")
+@click.option("--depot", metavar="PATH", help="Value for JULIA_DEPOT_PATH.")
+@click.option("--prefer", is_flag=True, help="Let backend='auto' mean Julia.")
+def setup_julia(julia: str | None, project: str | None, depot: str | None, prefer: bool) -> None:
+    """Set the Julia backend up: the long first start, once.
+
+    Without options, juliapkg downloads Julia and its packages. For machines without a network, point at a Julia and a
+    project that are there. What was chosen is remembered in a configuration file.
+    """
+    from .backends.julia import setup
+
+    if (julia is None) != (project is None):
+        raise click.UsageError("--julia and --project go together.")
+    report = lambda line: click.echo(line, err=True)  # noqa: E731
+    if julia is not None and project is not None:
+        _, file = setup.point_at(julia, project, depot, report, prefer=prefer)
+    else:
+        _, file = setup.managed(report, prefer=prefer)
+    click.echo(f"Julia is ready; remembered in {file}")
+
+
+@main.command()
+@click.option("--no-trial", is_flag=True, help="Leave out the solve at the end, which starts Julia.")
+def doctor(no_trial: bool) -> None:
+    """Say what the Julia backend needs, what is there, and how to mend what is not."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .backends.julia.doctor import examine
+
+    findings = list(examine(trial=not no_trial))
+    table = Table("", "what", "found", "way out")
+    for f in findings:
+        table.add_row("[green]ok[/green]" if f.ok else "[red]no[/red]", f.what, f.found, "" if f.ok else f.mend)
+    Console().print(table)
+    if not all(f.ok for f in findings):
+        click.echo("The Julia backend cannot run; backend='torch' needs none of this.", err=True)
+        raise SystemExit(1)
+
+
 if __name__ == "__main__":
     main()

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from ..errors import BackendUnavailableError, UnknownNameError
+import functools
+
+from ..errors import UnknownNameError
 from .backend import Backend
 
 NAMES = ("auto", "torch", "julia")
 
 
 def get(name: str) -> Backend:
-    """The backend called ``name``; ``"auto"`` is the native one where Julia is not set up.
+    """The backend called ``name``; ``"auto"`` is the native one unless Julia was set up to be preferred.
 
     Raises:
         UnknownNameError: none of that name.
-        BackendUnavailableError: it cannot run here; the message says how to get it.
     """
-    if name in ("auto", "torch"):
+    if name == "auto":
+        name = "julia" if _julia_preferred() else "torch"
+    if name == "torch":
         from .eager.engine import EagerBackend
 
         return EagerBackend()
     if name == "julia":
-        raise BackendUnavailableError(
-            "backend='julia' is not part of this release of pydiffeqflux: upgrade once the changelog lists it"
-            " (pip install --upgrade pydiffeqflux), and solve with backend='torch' until then."
-        )
+        from .julia.engine import JuliaBackend
+
+        return JuliaBackend()
     raise UnknownNameError("backend", name, NAMES)
+
+
+@functools.cache
+def _julia_preferred() -> bool:
+    from .julia import configuration
+
+    found = configuration.read()
+    return found is not None and found.prefer

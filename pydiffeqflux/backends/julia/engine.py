@@ -1,0 +1,229 @@
+"""``backend="julia"``: the common interface's problems, solved and differentiated by the SciML stack."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...controllers import PIDController
+from ...errors import DtypeError, InvalidTimesError, UnsupportedError
+from ...methods import Method
+from ...problem import ODEProblem, time_point, time_points
+from ...sensealg import SenseAlg
+from ...solution import Solution, Stats, Status
+from ...state import State
+from ..backend import SolveOptions
+from ..eager.failure import failure
+from ..eager.rhs import Rhs
+from .calls import Request, Run
+from .function import Job, JuliaSolve, WithoutGradient
+from .model import Model, Models
+from .sensitivities import DEFAULT, Sensitivities
+from .session import Session, session
+from .solvers import Solvers
+
+#: SciML's return codes that are not a success. Any other failure is reported with Julia's word for it.
+_STATUS = {
+    "MaxIters": (Status.MAX_STEPS, "max_steps={max_steps} steps were not enough"),
+    "DtLessThanMin": (Status.STEP_UNDERFLOW, "the step size fell below what the time can resolve"),
+    "DtNaN": (Status.NON_FINITE, "the step size became NaN"),
+    "Unstable": (Status.NON_FINITE, "the state became NaN or infinite"),
+    "ConvergenceFailure": (Status.NOT_CONVERGED, "an implicit equation could not be solved"),
+}
+
+
+class JuliaBackend:
+    """``backend="julia"``."""
+
+    name = "julia"
+
+    def solve(self, problem: ODEProblem, method: Method, options: SolveOptions) -> Solution:
+        began = time.perf_counter()
+        _require(problem, options)
+        tools = _Tools.of(session())
+        rhs = Rhs(problem.func, problem.spec, problem.packed)
+        model = tools.models.get(problem, rhs)
+        sensealg, reason = _sensealg(problem, model, options)
+        request = tools.request(problem, model, method, sensealg, options)
+        job = Job(request)
+        ys, y1 = JuliaSolve.apply(
+            job,
+            problem.packed,
+            problem.t0.tensor,
+            problem.t1.tensor,
+            None if options.saves is None else options.saves.tensor,
+            *model.params,
+        )
+        run = job.run
+        assert run is not None
+        status, message = _status(run, options)
+        solution = _assemble(problem, options, run, ys, y1, status)
+        solution.stats = Stats(
+            run.nf,
+            run.naccept,
+            run.nreject,
+            run.njac,
+            time.perf_counter() - began,
+            self.name,
+            str(method),
+            "none" if sensealg is None else sensealg.name,
+            reason,
+        )
+        if options.throw and not status.ok:
+            raise failure(status, message, run.last_t, (request.t0, request.t1), method)
+        return solution
+
+
+class _Tools:
+    """What is made once for a session."""
+
+    def __init__(self, running: Session):
+        self.models, self.solvers, self.sensitivities = Models(running), Solvers(running), Sensitivities(running)
+
+    @staticmethod
+    @functools.cache
+    def of(running: Session) -> _Tools:
+        return _Tools(running)
+
+    def request(
+        self, problem: ODEProblem, model: Model, method: Method, sensealg: SenseAlg | None, options: SolveOptions
+    ) -> Request:
+        solver = self.solvers.get(method)
+        if solver.implicit:
+            model.need("jac")
+        if sensealg is not None:
+            model.need("vjp", "vjp_y")
+        return Request(
+            model,
+            solver,
+            None if sensealg is None else self.sensitivities.get(sensealg),
+            problem.t0.value,
+            problem.t1.value,
+            () if options.saves is None else options.saves.values,
+            options.unsaved,
+            options.dense,
+            *_tolerances(problem.packed, options),
+            options.max_steps,
+            _stops(method, options),
+            _keywords(problem, method, options),
+        )
+
+
+def _require(problem: ODEProblem, options: SolveOptions) -> None:
+    """Raise for what this backend does not do."""
+    y0 = problem.packed
+    if y0.is_complex() or y0.dtype not in (torch.float32, torch.float64):
+        raise DtypeError(
+            f"backend='julia' takes states of float32 and float64, and y0 is {y0.dtype}: convert it, or use"
+            f" backend='torch'."
+        )
+    if y0.device.type != "cpu":
+        raise DtypeError(
+            f"backend='julia' solves on the CPU; y0 is on {y0.device}: move it (y0.cpu()), or use backend='torch'."
+        )
+    missing = {
+        "event": options.events,
+        "callbacks": options.doses,
+        "per_sample": options.per_sample,
+        "norm": options.norm is not None,
+        "progress": options.progress,
+    }
+    for name, wanted in missing.items():
+        if wanted:
+            raise UnsupportedError(f"{name} does not exist on backend='julia' yet: solve with backend='torch'.")
+
+
+def _sensealg(problem: ODEProblem, model: Model, options: SolveOptions) -> tuple[SenseAlg | None, str]:
+    """The algorithm and why. None means that nothing is recorded."""
+    if not torch.is_grad_enabled():
+        return None, "gradients are disabled"
+    ends = (problem.packed, problem.t0.tensor, problem.t1.tensor, options.saves and options.saves.tensor)
+    if not model.params and not any(isinstance(x, Tensor) and x.requires_grad for x in ends):
+        return None, "nothing requires a gradient"
+    if options.sensealg is not None:
+        return options.sensealg, "asked for"
+    return DEFAULT, "SciMLSensitivity's recommendation: the parameters' gradient by Gauss quadrature"
+
+
+def _tolerances(y0: Tensor, options: SolveOptions) -> tuple[Tensor, Tensor]:
+    """Both tolerances, one number or one for each state, alike."""
+    both = [torch.as_tensor(x, dtype=torch.float64) for x in (options.rtol, options.atol)]
+    if all(x.numel() == 1 for x in both):
+        return both[0].reshape(1).clone(), both[1].reshape(1).clone()
+    wide = [x.expand(y0.shape).reshape(-1).contiguous() for x in both]
+    return wide[0], wide[1]
+
+
+def _stops(method: Method, options: SolveOptions) -> tuple[float, ...]:
+    stops = list(options.stops)
+    if not method.adaptive and options.dt is None and options.saves is not None:
+        stops += options.saves.values  # fixed steps from save time to save time
+    return tuple(stops)
+
+
+def _keywords(problem: ODEProblem, method: Method, options: SolveOptions) -> str:
+    """What was asked for beyond the defaults, as Julia writes keyword arguments."""
+    said = []
+    span = problem.t1.value - problem.t0.value
+    if not method.adaptive:
+        said += ["adaptive = false", f"dt = {span if options.dt is None else math.copysign(options.dt, span)!r}"]
+    elif options.dt is not None:
+        said.append(f"dt = {math.copysign(options.dt, span)!r}")
+    if options.dt_min > 0:
+        said += [f"dtmin = {options.dt_min!r}", "force_dtmin = true"]
+    if math.isfinite(options.dt_max):
+        said.append(f"dtmax = {math.copysign(options.dt_max, span)!r}")
+    if options.controller != PIDController():
+        raise UnsupportedError(
+            f"controller={options.controller} does not exist on backend='julia', where every solver brings its own:"
+            f" leave it out, or use backend='torch'."
+        )
+    return ", ".join(said)
+
+
+def _status(run: Run, options: SolveOptions) -> tuple[Status, str]:
+    if run.retcode in ("Success", "Terminated"):
+        if not run.finite:
+            return Status.NON_FINITE, "the state became NaN or infinite"
+        return Status.SUCCESS, ""
+    status, message = _STATUS.get(run.retcode, (Status.NOT_CONVERGED, f"Julia's solver gave up ({run.retcode})"))
+    return status, message.format(max_steps=options.max_steps) + f" (Julia's return code: {run.retcode})"
+
+
+def _assemble(problem: ODEProblem, options: SolveOptions, run: Run, ys: Tensor, y1: Tensor, status: Status) -> Solution:
+    ts = torch.tensor(run.ts, dtype=torch.float64)
+    if options.saves is not None and options.saves.tensor is not None:
+        ts = options.saves.tensor[: len(ys)].double()
+    elif options.saves is None and problem.t1.tensor is not None and status.ok:
+        ts = torch.cat([ts[:-1], problem.t1.tensor.reshape(1).double()])
+        ys = torch.cat([ys[:-1], y1[None]])  # which carries the gradient of the end
+    if not status.ok and (not run.ts or run.ts[-1] != run.last_t):
+        ts, ys = torch.cat([ts, torch.tensor([run.last_t])]), torch.cat([ys, y1.detach()[None]])
+    unpack: Callable[[Tensor], State] = (lambda x: x) if problem.spec is None else problem.spec.unflatten
+    dense = _Dense(run, problem, ys, unpack) if options.dense else None
+    return Solution(ts, unpack(ys), Stats(), status, [], dense)
+
+
+class _Dense:
+    """``sol(t)``: a number or 0-dim tensor gives one state, a 1-D tensor or sequence several, time first."""
+
+    def __init__(self, run: Run, problem: ODEProblem, ys: Tensor, unpack: Callable[[Tensor], State]):
+        self._run, self._problem, self._ys, self._unpack = run, problem, ys, unpack
+
+    def __call__(self, t: Any) -> State:
+        single = isinstance(t, float | int) or (isinstance(t, Tensor) and t.dim() == 0)
+        points = [time_point(t, "t")] if single else time_points(t, "t")
+        low, high = sorted((self._problem.t0.value, self._run.last_t))
+        for point in points:
+            if not low <= point.value <= high:
+                raise InvalidTimesError(f"sol(t) at t={point.value} lies outside the solved span ({low}, {high}).")
+        states = torch.stack([self._run.at(p.value) for p in points]).reshape(-1, *self._problem.packed.shape)
+        if self._ys.requires_grad and torch.is_grad_enabled():
+            states = WithoutGradient.apply(states, self._ys)
+        return self._unpack(states[0] if single else states)
