@@ -24,6 +24,7 @@ include("emission.jl")      # the words of emitted code, and how it is compiled
 include("kernels.jl")       # compiled right-hand sides, as solvers call them
 include("algorithms.jl")    # solvers by name
 include("sensealgs.jl")     # sensitivity algorithms by name
+include("events.jl")        # what may end a solve
 include("forward.jl")       # a solve
 include("adjoint.jl")       # its gradient
 include("layer.jl")         # a right-hand side as a layer of DiffEqFlux

@@ -18,8 +18,8 @@ array(::Type{T}, address::Integer, sizes::Int...) where {T} =
 
 dtype(name::AbstractString) = name == "float32" ? Float32 : Float64
 
-bridge_kernels(T::AbstractString, n::Int, np::Int, nc::Int, ni::Int) =
-    hold(Kernels(dtype(T), n, np, zeros(dtype(T), nc), zeros(Int64, ni)))
+bridge_kernels(T::AbstractString, n::Int, m::Int, np::Int, nc::Int, ni::Int) =
+    hold(Kernels(dtype(T), n, m, np, zeros(dtype(T), nc), zeros(Int64, ni)))
 
 bridge_add(kernels::Int, name::AbstractString, source::AbstractString, workspace::Int) =
     add!(HELD[kernels], Symbol(name), source, workspace)
@@ -56,23 +56,49 @@ function call(k::Kernels{T}, y::Integer, p::Integer, t::Float64, out::Integer) w
 end
 
 """
-    bridge_solve(kernels, alg, sensealg, y0, p, t0, t1, saves, nsaves, keep, dense, rtol, atol, ntol, maxiters, stops, nstops, options)
+    bridge_events(kernels...)
 
-Solve; returns the run's number and its outcome. `sensealg` is zero where no gradient is wanted. `rtol` and `atol` are
-addresses of `ntol` numbers: one, or one for each state.
+A watch over the conditions of events, in this order. Their parameters and directions are set by [`bridge_event`](@ref).
+"""
+bridge_events(conditions::Int...) = hold(watching([HELD[k] for k in conditions]))
+
+watching(ks::Vector{Kernels{T}}) where {T} =
+    Watch(ks, [zeros(T, k.np) for k in ks], zeros(Int, length(ks)), [k.m for k in ks], 0)
+
+function bridge_event(watch::Int, number::Int, p::Integer, direction::Int)
+    w = HELD[watch]
+    copyto!(w.parameters[number], array(eltype(w.parameters[number]), p, length(w.parameters[number])))
+    w.directions[number] = direction
+    return nothing
+end
+
+"""
+    bridge_solve(kernels, alg, sensealg, y0, p, t0, t1, saves, nsaves, keep, dense, rtol, atol, ntol, maxiters, stops,
+        nstops, watch, points, options)
+
+Solve; returns the run's number and its outcome. `sensealg` is zero where no gradient is wanted, `watch` where there are
+no events. `rtol` and `atol` are addresses of `ntol` numbers: one, or one for each state.
 """
 function bridge_solve(
         kernels::Int, alg::Int, sensealg::Int, y0::Integer, p::Integer, t0::Float64, t1::Float64, saves::Integer,
         nsaves::Int, keep::AbstractString, dense::Bool, rtol::Integer, atol::Integer, ntol::Int, maxiters::Int,
-        stops::Integer, nstops::Int, options::AbstractString
+        stops::Integer, nstops::Int, watch::Int, points::Int, options::AbstractString
     )
     k = HELD[kernels]
     solver = HELD[alg]
     everything = dense || (sensealg != 0 && needsdense(HELD[sensealg]))
-    return started(
+    extra = keywords(options)
+    hit = () -> 0
+    if watch != 0
+        HELD[watch].hit = 0
+        extra = merge(extra, (; callback = callback(HELD[watch], points)))
+        hit = () -> HELD[watch].hit
+    end
+    found = started(
         k, solver, y0, p, t0, t1, copy(array(Float64, saves, nsaves)), String(keep), everything,
-        tolerance(rtol, ntol), tolerance(atol, ntol), maxiters, copy(array(Float64, stops, nstops)), keywords(options)
+        tolerance(rtol, ntol), tolerance(atol, ntol), maxiters, copy(array(Float64, stops, nstops)), extra
     )
+    return (found..., hit())
 end
 
 function started(

@@ -1,11 +1,13 @@
 """
-    Kernels(T, n, np, c, i)
+    Kernels(T, n, m, np, c, i)
 
 The compiled functions of one right-hand side with `n` states of type `T` and `np` parameters, and the memory that they
-work in. `c` and `i` hold its constants: numbers and integers. Not to be used by two tasks at a time.
+work in. It has `m` values: as many as states, but for the condition of an event. `c` and `i` hold its constants: numbers
+and integers. Not to be used by two tasks at a time.
 """
 mutable struct Kernels{T}
     const n::Int
+    const m::Int
     const np::Int
     const c::Vector{T}
     const i::Vector{Int64}
@@ -25,9 +27,9 @@ mutable struct Kernels{T}
     const home::Module
 end
 
-function Kernels(::Type{T}, n::Int, np::Int, c::Vector{T}, i::Vector{Int64}) where {T}
+function Kernels(::Type{T}, n::Int, m::Int, np::Int, c::Vector{T}, i::Vector{Int64}) where {T}
     return Kernels{T}(
-        n, np, c, i, T[], zeros(T, n), zeros(T, np), zeros(T, 1), T[], zeros(T, n),
+        n, m, np, c, i, T[], zeros(T, n), zeros(T, np), zeros(T, 1), T[], zeros(T, n),
         C_NULL, C_NULL, C_NULL, C_NULL, 0, 0, home(T)
     )
 end
@@ -52,7 +54,7 @@ function checked(x::Memory1, n::Int)
 end
 
 function evaluate!(out::Memory1{T}, k::Kernels{T}, y::Memory1{T}, p::Memory1{T}, t) where {T}
-    checked(out, k.n), checked(y, k.n), checked(p, k.np)
+    checked(out, k.m), checked(y, k.n), checked(p, k.np)
     givenup()
     k.nf += 1
     GC.@preserve out k y p ccall(

@@ -20,7 +20,7 @@ for T in (Float32, Float64)
             return nothing
         end
         function toy(::Type{$T}; jac::Bool)
-            k = Kernels($T, 2, 1, $T[], Int64[])
+            k = Kernels($T, 2, 2, 1, $T[], Int64[])
             P = Ptr{$T}
             k.f = @cfunction(toy_f, Cvoid, ($T, P, P, P, Ptr{Int64}, P, P))
             k.vjp = @cfunction(toy_vjp, Cvoid, ($T, P, P, P, P, Ptr{Int64}, P, P, P, P))

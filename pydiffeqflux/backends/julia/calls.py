@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .events import Watch
 from .model import Model
 from .sensitivities import Sensitivity
 from .session import Session
@@ -23,6 +24,7 @@ class Request:
         dense: keep what evaluations in between need.
         rtol, atol: one number, or one for each state (float64).
         options: further keyword arguments of SciML's ``solve``, as Julia writes them.
+        watch: the events that may end it.
     """
 
     model: Model
@@ -38,6 +40,7 @@ class Request:
     max_steps: int
     stops: tuple[float, ...] = ()
     options: str = ""
+    watch: Watch | None = None
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Run:
     Attributes:
         ts, ys: the times that were reached, ``(T,)``, and the states there, ``(T, n)``.
         last_t, last_y: where it ended.
+        event: the number of the event that ended it, counted from 1; 0 where none did.
     """
 
     session: Session
@@ -58,6 +62,7 @@ class Run:
     nreject: int
     njac: int
     finite: bool
+    event: int
     ts: list[float] = field(default_factory=list)
     ys: Tensor = field(default_factory=lambda: torch.zeros(0))
     last_y: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -95,6 +100,8 @@ def solve(request: Request, y0: Tensor, p: Tensor) -> Run:
         request.max_steps,
         stops.data_ptr(),
         len(stops),
+        0 if request.watch is None else request.watch.handle,
+        0 if request.watch is None else request.watch.points,
         request.options,
     )
     run = Run(session, handle, *how)

@@ -4,38 +4,33 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 import time
-from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...controllers import PIDController
-from ...errors import DtypeError, InvalidTimesError, UnsupportedError
+from ...errors import DenseOutputError, DtypeError, InvalidTimesError, UnsupportedError
 from ...methods import Method
 from ...problem import ODEProblem, time_point, time_points
 from ...sensealg import SenseAlg
-from ...solution import Solution, Stats, Status
+from ...solution import Solution, Stats
 from ...state import State
 from ..backend import SolveOptions
 from ..eager.failure import failure
+from ..eager.joint import assemble, chain
 from ..eager.rhs import Rhs
-from .calls import Request, Run
-from .function import Job, JuliaSolve, WithoutGradient
+from .calls import Request
+from .events import Watch
+from .function import WithoutGradient
 from .model import Model, Models
 from .sensitivities import DEFAULT, Sensitivities
 from .session import Session, session
 from .solvers import Solvers
-
-#: SciML's return codes that are not a success. Any other failure is reported with Julia's word for it.
-_STATUS = {
-    "MaxIters": (Status.MAX_STEPS, "max_steps={max_steps} steps were not enough"),
-    "DtLessThanMin": (Status.STEP_UNDERFLOW, "the step size fell below what the time can resolve"),
-    "DtNaN": (Status.NON_FINITE, "the step size became NaN"),
-    "Unstable": (Status.NON_FINITE, "the state became NaN or infinite"),
-    "ConvergenceFailure": (Status.NOT_CONVERGED, "an implicit equation could not be solved"),
-}
+from .stretches import Stretches
 
 
 class JuliaBackend:
@@ -48,27 +43,22 @@ class JuliaBackend:
         _require(problem, options)
         tools = _Tools.of(session())
         rhs = Rhs(problem.func, problem.spec, problem.packed)
-        model = tools.models.get(problem, rhs)
+        t0 = torch.scalar_tensor(problem.t0.value, dtype=problem.packed.dtype)
+        model = tools.models.get(problem.func, rhs.evaluate, t0, problem.packed.detach(), "the right-hand side")
         sensealg, reason = _sensealg(problem, model, options)
         request = tools.request(problem, model, method, sensealg, options)
-        job = Job(request)
-        ys, y1 = JuliaSolve.apply(
-            job,
-            problem.packed,
-            problem.t0.tensor,
-            problem.t1.tensor,
-            None if options.saves is None else options.saves.tensor,
-            *model.params,
-        )
-        run = job.run
-        assert run is not None
-        status, message = _status(run, options)
-        solution = _assemble(problem, options, run, ys, y1, status)
+        watch = None
+        if options.events:
+            watch = Watch(tools.session, tools.models, rhs, options.events, problem.t0.value, problem.packed)
+        stretches = Stretches(problem, rhs, request, options, watch)
+        got, status, message = chain(problem, rhs, stretches.run, options, None)
+        dense = _Dense(stretches, problem, got.states) if options.dense and stretches.runs else None
+        solution = assemble(problem, options, got, status, dense)
         solution.stats = Stats(
-            run.nf,
-            run.naccept,
-            run.nreject,
-            run.njac,
+            stretches.nf,
+            stretches.naccept,
+            stretches.nreject,
+            stretches.njac,
             time.perf_counter() - began,
             self.name,
             str(method),
@@ -76,7 +66,7 @@ class JuliaBackend:
             reason,
         )
         if options.throw and not status.ok:
-            raise failure(status, message, run.last_t, (request.t0, request.t1), method)
+            raise failure(status, message, float(solution.ts[-1]), (problem.t0.value, problem.t1.value), method)
         return solution
 
 
@@ -84,6 +74,7 @@ class _Tools:
     """What is made once for a session."""
 
     def __init__(self, running: Session):
+        self.session = running
         self.models, self.solvers, self.sensitivities = Models(running), Solvers(running), Sensitivities(running)
 
     @staticmethod
@@ -128,8 +119,6 @@ def _require(problem: ODEProblem, options: SolveOptions) -> None:
             f"backend='julia' solves on the CPU; y0 is on {y0.device}: move it (y0.cpu()), or use backend='torch'."
         )
     missing = {
-        "event": options.events,
-        "callbacks": options.doses,
         "per_sample": options.per_sample,
         "norm": options.norm is not None,
         "progress": options.progress,
@@ -187,43 +176,27 @@ def _keywords(problem: ODEProblem, method: Method, options: SolveOptions) -> str
     return ", ".join(said)
 
 
-def _status(run: Run, options: SolveOptions) -> tuple[Status, str]:
-    if run.retcode in ("Success", "Terminated"):
-        if not run.finite:
-            return Status.NON_FINITE, "the state became NaN or infinite"
-        return Status.SUCCESS, ""
-    status, message = _STATUS.get(run.retcode, (Status.NOT_CONVERGED, f"Julia's solver gave up ({run.retcode})"))
-    return status, message.format(max_steps=options.max_steps) + f" (Julia's return code: {run.retcode})"
-
-
-def _assemble(problem: ODEProblem, options: SolveOptions, run: Run, ys: Tensor, y1: Tensor, status: Status) -> Solution:
-    ts = torch.tensor(run.ts, dtype=torch.float64)
-    if options.saves is not None and options.saves.tensor is not None:
-        ts = options.saves.tensor[: len(ys)].double()
-    elif options.saves is None and problem.t1.tensor is not None and status.ok:
-        ts = torch.cat([ts[:-1], problem.t1.tensor.reshape(1).double()])
-        ys = torch.cat([ys[:-1], y1[None]])  # which carries the gradient of the end
-    if not status.ok and (not run.ts or run.ts[-1] != run.last_t):
-        ts, ys = torch.cat([ts, torch.tensor([run.last_t])]), torch.cat([ys, y1.detach()[None]])
-    unpack: Callable[[Tensor], State] = (lambda x: x) if problem.spec is None else problem.spec.unflatten
-    dense = _Dense(run, problem, ys, unpack) if options.dense else None
-    return Solution(ts, unpack(ys), Stats(), status, [], dense)
-
-
 class _Dense:
     """``sol(t)``: a number or 0-dim tensor gives one state, a 1-D tensor or sequence several, time first."""
 
-    def __init__(self, run: Run, problem: ODEProblem, ys: Tensor, unpack: Callable[[Tensor], State]):
-        self._run, self._problem, self._ys, self._unpack = run, problem, ys, unpack
+    def __init__(self, stretches: Stretches, problem: ODEProblem, states: list[Tensor]):
+        self._stretches, self._problem = stretches, problem
+        self._solved = states[-1] if states else problem.packed
 
     def __call__(self, t: Any) -> State:
-        single = isinstance(t, float | int) or (isinstance(t, Tensor) and t.dim() == 0)
+        single = isinstance(t, numbers.Real) or (isinstance(t, Tensor | np.ndarray) and t.ndim == 0)
         points = [time_point(t, "t")] if single else time_points(t, "t")
-        low, high = sorted((self._problem.t0.value, self._run.last_t))
+        if not points:
+            raise InvalidTimesError("sol(t) was given no times at all.")
+        low, high = sorted((self._problem.t0.value, self._stretches.runs[-1].last_t))
         for point in points:
             if not low <= point.value <= high:
-                raise InvalidTimesError(f"sol(t) at t={point.value} lies outside the solved span ({low}, {high}).")
-        states = torch.stack([self._run.at(p.value) for p in points]).reshape(-1, *self._problem.packed.shape)
-        if self._ys.requires_grad and torch.is_grad_enabled():
-            states = WithoutGradient.apply(states, self._ys)
-        return self._unpack(states[0] if single else states)
+                raise DenseOutputError(
+                    f"t={point.value!r} lies outside the solved span [{low}, {high}]; solve further first."
+                )
+        states = torch.stack([self._stretches.at(p.value) for p in points])
+        if torch.is_grad_enabled() and self._solved.requires_grad:
+            states = WithoutGradient.apply(states, self._solved)
+        spec = self._problem.spec
+        found = states[0] if single else states
+        return found if spec is None else spec.unflatten(found)

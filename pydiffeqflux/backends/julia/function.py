@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,9 +14,16 @@ from .calls import Request, Run, gradient, solve
 
 
 class Job:
-    """A request, and the run that it led to."""
+    """A request, and the run that it led to.
+
+    The adjoint starts at the last saved time, and the end always matters (the next stretch begins there): so it is
+    saved, whether or not it was asked for.
+    """
 
     def __init__(self, request: Request):
+        self.asked = request.saves
+        if request.saves and request.saves[-1] != request.t1:
+            request = replace(request, saves=(*request.saves, request.t1))
         self.request = request
         self.run: Run | None = None
 
@@ -26,9 +35,9 @@ class JuliaSolve(torch.autograd.Function):
     def forward(
         job: Job, y0: Tensor, t0: Tensor | None, t1: Tensor | None, saves: Tensor | None, *params: Tensor
     ) -> tuple[Tensor, Tensor]:
-        p = _packed(job, params)
-        job.run = run = solve(job.request, y0.detach().reshape(-1).contiguous(), p)
-        return run.ys.reshape(-1, *y0.shape), run.last_y.reshape(y0.shape).clone()
+        job.run = run = solve(job.request, y0.detach().reshape(-1).contiguous(), packed(job.request, params))
+        ys = run.ys.reshape(-1, *y0.shape)
+        return ys[: len(job.asked)] if job.asked else ys, run.last_y.reshape(y0.shape).clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -49,15 +58,11 @@ class JuliaSolve(torch.autograd.Function):
         run, model = job.run, job.request.model
         assert run is not None
         with torch.no_grad():
-            seeds = g_ys.reshape(len(ys), y0.numel()).clone()
-            if len(seeds) and run.ts[-1] == run.last_t:
-                seeds[-1] += g_y1.reshape(-1)
-            elif bool(g_y1.any()):
-                raise GradientError(
-                    "the gradient at the end of the span needs the end among the saved times: add t_span[1] to saveat."
-                )
+            seeds = torch.zeros(len(run.ts), y0.numel(), dtype=y0.dtype)
+            seeds[: len(ys)] = g_ys.reshape(len(ys), -1)
+            seeds[-1] += g_y1.reshape(-1)
             to_y0, to_p = gradient(job.request, run, seeds)
-            p = _packed(job, params)
+            p = packed(job.request, params)
             pull = lambda t, y, g: torch.dot(g.reshape(-1), model.evaluate(t, y.reshape(-1), p))  # noqa: E731
             t0, t1, saves = ctx.times
             g_t0 = g_t1 = g_saves = None
@@ -67,7 +72,7 @@ class JuliaSolve(torch.autograd.Function):
                 g_t1 = pull(run.last_t, y1, g_y1).to(t1)
             if saves is not None:
                 g_saves = torch.zeros_like(saves)
-                for k, t in enumerate(run.ts):
+                for k, t in enumerate(run.ts[: len(ys)]):
                     g_saves[k] = pull(t, ys[k], g_ys[k]).to(saves)
         to_params = to_p.split([x.numel() for x in params]) if params else ()
         found = (g.reshape(x.shape).to(x) for g, x in zip(to_params, params, strict=True))
@@ -86,6 +91,7 @@ class WithoutGradient(torch.autograd.Function):
         raise GradientError("backend='julia' differentiates saved states, not sol(t): give these times as saveat.")
 
 
-def _packed(job: Job, params: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
-    dtype = job.request.model.kernels.y.dtype
+def packed(request: Request, params: Sequence[Tensor]) -> Tensor:
+    """The flat vector of the parameters."""
+    dtype = request.model.kernels.y.dtype
     return torch.cat([x.detach().reshape(-1).to(dtype) for x in params]) if params else torch.zeros(0, dtype=dtype)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...errors import UntraceableError
 from ...graph import Kernels
 from ...graph.cache import TraceCache
-from ...problem import ODEProblem
-from ..eager.rhs import Rhs
+from ...graph.trace import Evaluate
 from .emit import source
 from .session import Session
 
@@ -28,9 +31,9 @@ class Model:
 
     def __init__(self, session: Session, kernels: Kernels):
         self.session, self.kernels = session, kernels
-        n, sizes = kernels.y.numel(), kernels.sizes
+        n, m, sizes = kernels.y.numel(), math.prod(kernels.graphs.shape), kernels.sizes
         dtype = str(kernels.y.dtype).removeprefix("torch.")
-        self.handle: int = session.call("bridge_kernels", dtype, n, sizes["p"], sizes["c"], sizes["i"])
+        self.handle: int = session.call("bridge_kernels", dtype, n, m, sizes["p"], sizes["c"], sizes["i"])
         self._has: set[str] = set()
         weakref.finalize(self, session.drop, self.handle)
 
@@ -64,7 +67,7 @@ class Model:
 
     def evaluate(self, t: float, y: Tensor, p: Tensor) -> Tensor:
         """``f(t, y)`` of a flat state, by Julia."""
-        y, out = y.contiguous(), torch.empty_like(y, memory_format=torch.contiguous_format)
+        y, out = y.contiguous(), torch.empty(math.prod(self.kernels.graphs.shape), dtype=y.dtype)
         self.session.call("bridge_evaluate", self.handle, y.data_ptr(), p.data_ptr(), float(t), out.data_ptr())
         return out
 
@@ -77,27 +80,30 @@ class Models:
         self._traces = TraceCache()
         self._known: OrderedDict[int, tuple[Kernels, Model]] = OrderedDict()
 
-    def get(self, problem: ODEProblem, rhs: Rhs) -> Model:
-        """The model of a problem's function, checked against the function itself at the start.
+    def get(self, func: Callable[..., Any], evaluate: Evaluate, t0: Tensor, y0: Tensor, what: str) -> Model:
+        """The model of a function, checked against the function itself at ``(t0, y0)``.
+
+        Args:
+            func: the user's function, by which its model is remembered.
+            evaluate: the function of a packed state.
+            what: it is, for messages.
 
         Raises:
             UntraceableError: it cannot be traced, or translated; or is not the same function from call to call.
         """
-        y0 = problem.packed.detach()
-        t0 = torch.scalar_tensor(problem.t0.value, dtype=y0.dtype)
         for _ in range(2):
-            traced = self._traces.get(problem.func, rhs.evaluate, t0, y0)
+            traced = self._traces.get(func, evaluate, t0, y0)
             model = self._model(traced.kernels)
             model.need("f")
             model.set_constants()
             p = traced.kernels.pack(traced.kernels.graphs.externals, "p")
-            value = model.evaluate(problem.t0.value, y0.reshape(-1), p)
-            if traced.agrees(value.reshape(y0.shape)):
+            value = model.evaluate(float(t0), y0.reshape(-1), p)
+            if traced.agrees(value.reshape(traced.start.shape)):
                 return model
-            self._traces.forget(problem.func)
-        raise AssertionError(
-            f"the translation of {problem.func!r} does not agree with it at t={problem.t0.value}: a defect of"
-            f" pydiffeqflux; solve with backend='torch'."
+            self._traces.forget(func)
+        raise UntraceableError(
+            f"{what} does not give the same value twice, or its translation is wrong: at t={float(t0)} torch has"
+            f" {traced.start.reshape(-1)[:4].tolist()}, Julia {value[:4].tolist()}. Solve it with backend='torch'."
         )
 
     def _model(self, kernels: Kernels) -> Model:
