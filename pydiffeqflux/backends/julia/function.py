@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from ...errors import GradientError
+from ..once import once
 from .calls import Request, Run, gradient, solve
+
+_NO_SECOND = (
+    "backend='julia' has no second derivative: differentiate twice with backend='torch' and sensealg=DiscreteAdjoint()."
+)
 
 
 class Job:
@@ -48,10 +53,7 @@ class JuliaSolve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() and any(g.requires_grad for g in grads):
-            raise GradientError(
-                "backend='julia' has no second derivatives: differentiate twice with backend='torch' and"
-                " sensealg=DiscreteAdjoint()."
-            )
+            raise GradientError(_NO_SECOND)
         g_ys, g_y1 = grads
         y0, ys, y1, *params = ctx.saved_tensors
         job: Job = ctx.job
@@ -76,7 +78,8 @@ class JuliaSolve(torch.autograd.Function):
                     g_saves[k] = pull(t, ys[k], g_ys[k]).to(saves)
         to_params = to_p.split([x.numel() for x in params]) if params else ()
         found = (g.reshape(x.shape).to(x) for g, x in zip(to_params, params, strict=True))
-        return None, to_y0.reshape(y0.shape), g_t0, g_t1, g_saves, *found
+        gradients = (to_y0.reshape(y0.shape), g_t0, g_t1, g_saves, *found)
+        return (None, *once(_NO_SECOND, gradients, (y0, t0, t1, saves, *params)))
 
 
 class WithoutGradient(torch.autograd.Function):
