@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from .callbacks import Event, PresetTimeCallback
+from .compare import Comparison, compare
 from .controllers import IController, PIController, PIDController
 from .errors import PyDiffEqFluxError
 from .layers.neural_ode import NeuralODE
@@ -61,6 +62,7 @@ __all__ = [
     "AutoVern9",
     "BacksolveAdjoint",
     "Bosh3",
+    "Comparison",
     "DiscreteAdjoint",
     "Dopri5",
     "Dopri8",
@@ -96,6 +98,7 @@ __all__ = [
     "Tsit5",
     "Vern7",
     "Vern9",
+    "compare",
     "odeint",
     "odeint_adjoint",
     "odeint_dense",

@@ -160,6 +160,48 @@ def _summarise(result: FitResult, out: str) -> None:
     click.echo(f"wrote fit.png, loss.png, model.pt and report.json into {out}")
 
 
+@main.command()
+@click.argument("target", metavar="FILE.py:NAME")
+@click.option("--backend", "backends", multiple=True, default=("torch", "julia"), show_default=True)
+@click.option("--sensealg", "sensealgs", multiple=True, help="Sensitivity algorithm.  [default: each backend's own]")
+@click.option("--method", default="tsit5", show_default=True, help="Solver.")
+@click.option("--saveat", type=float, default=None, help="Spacing of the saved times.  [default: the end only]")
+@click.option("--rtol", type=float, default=1e-6, show_default=True)
+@click.option("--atol", type=float, default=1e-8, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Solves that are timed.")
+@click.option("--out", metavar="FILE.png", default=None, help="Draw time against error, too.")
+def compare(
+    target: str, backends: tuple[str, ...], sensealgs: tuple[str, ...], out: str | None, **options: Any
+) -> None:
+    """Solve the ODEProblem NAME that FILE.py defines in several ways, side by side."""
+    import runpy
+
+    from rich.console import Console
+
+    from .compare import compare as compared
+    from .errors import DataError, DataFileNotFoundError, OutputError
+
+    file, _, name = target.rpartition(":")
+    if not file or not name:
+        raise click.UsageError(f"{target!r} must be FILE.py:NAME, NAME an ODEProblem that the file defines.")
+    try:
+        defined = runpy.run_path(file)
+    except FileNotFoundError:
+        raise DataFileNotFoundError(f"no file {file}") from None
+    if name not in defined:
+        raise DataError(f"{file} defines no {name}; it has {', '.join(k for k in defined if not k.startswith('_'))}.")
+    found = compared(defined[name], backends=backends, sensealgs=sensealgs or (None,), **options)
+    Console().print(found.table())
+    if out is not None:
+        try:
+            found.plot().savefig(out, dpi=150)
+        except (OSError, ValueError) as why:
+            raise OutputError(f"--out={out}: {why}") from why
+        click.echo(f"wrote {out}")
+    if any(row.failed for row in found.rows):
+        raise SystemExit(1)
+
+
 @main.command("setup-julia")
 @click.option("--julia", metavar="EXE", help="Julia's executable.  [default: one that juliapkg gets]")
 @click.option("--project", metavar="DIR", help="A Julia project that has PythonCall; goes with --julia.")

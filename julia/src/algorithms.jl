@@ -54,13 +54,8 @@ function lookup(name::Symbol)
     throw(ArgumentError("unknown solver: $name"))
 end
 
-issolver(name, found) && return found
-        end
-    end
-    throw(ArgumentError("unknown solver: $name"))
-end
-
-issolver(name::Symbol, x) = x isa Type ? x <: SciMLBase.AbstractDEAlgorithm : startswith(string(name), "Auto") && x isa Function
+issolver(::Symbol, x::Type) = x <: SciMLBase.AbstractDEAlgorithm && !isabstracttype(x)
+issolver(name::Symbol, x) = x isa Function && startswith(string(name), "Auto")
 
 """
     algorithms()

@@ -60,9 +60,9 @@ function define!(place::Module, name::Symbol, source::AbstractString)
     include_string(place, source, string(name, ".jl"))
     arguments = ARGUMENTS[name]
     T = place.T
-    types = Any[a === :t ? T : a === :i ? Ptr{Int64} : Ptr{T} for a in arguments]
+    types = Any[a === :t ? Float64 : a === :i ? Ptr{Int64} : Ptr{T} for a in arguments]
     entry = Symbol(name, :_entry)
-    passed = [a === :t ? :t : :(Flat($a)) for a in arguments]
+    passed = [a === :t ? :(T(t)) : :(Flat($a)) for a in arguments]
     typed = [:($a::$S) for (a, S) in zip(arguments, types)]
     Core.eval(place, :(function $entry($(typed...)); $name($(passed...)); return nothing; end))
     return Core.eval(place, :(@cfunction($entry, Cvoid, ($(types...),))))::Ptr{Cvoid}

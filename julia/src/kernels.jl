@@ -58,8 +58,8 @@ function evaluate!(out::Memory1{T}, k::Kernels{T}, y::Memory1{T}, p::Memory1{T},
     givenup()
     k.nf += 1
     GC.@preserve out k y p ccall(
-        k.f, Cvoid, (T, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{Int64}, Ptr{T}, Ptr{T}),
-        T(t), pointer(y), pointer(p), pointer(k.c), pointer(k.i), pointer(k.w), pointer(out)
+        k.f, Cvoid, (Float64, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{Int64}, Ptr{T}, Ptr{T}),
+        Float64(t), pointer(y), pointer(p), pointer(k.c), pointer(k.i), pointer(k.w), pointer(out)
     )
     return nothing
 end
@@ -70,8 +70,8 @@ function pull!(
     checked(gy, k.n), checked(gp, k.np), checked(v, k.n), checked(y, k.n), checked(p, k.np)
     GC.@preserve gy gp gt k v y p ccall(
         k.vjp, Cvoid,
-        (T, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{Int64}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}),
-        T(t), pointer(y), pointer(v), pointer(p), pointer(k.c), pointer(k.i), pointer(k.w), pointer(gy), pointer(gp),
+        (Float64, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{Int64}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}),
+        Float64(t), pointer(y), pointer(v), pointer(p), pointer(k.c), pointer(k.i), pointer(k.w), pointer(gy), pointer(gp),
         pointer(gt)
     )
     return nothing
@@ -80,8 +80,8 @@ end
 function pull_state!(gy::Memory1{T}, k::Kernels{T}, v::Memory1{T}, y::Memory1{T}, p::Memory1{T}, t) where {T}
     checked(gy, k.n), checked(v, k.n), checked(y, k.n), checked(p, k.np)
     GC.@preserve gy k v y p ccall(
-        k.vjp_y, Cvoid, (T, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{Int64}, Ptr{T}, Ptr{T}),
-        T(t), pointer(y), pointer(v), pointer(p), pointer(k.c), pointer(k.i), pointer(k.w), pointer(gy)
+        k.vjp_y, Cvoid, (Float64, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{Int64}, Ptr{T}, Ptr{T}),
+        Float64(t), pointer(y), pointer(v), pointer(p), pointer(k.c), pointer(k.i), pointer(k.w), pointer(gy)
     )
     return nothing
 end
@@ -89,8 +89,8 @@ end
 function jacobian!(k::Kernels{T}, y::Memory1{T}, p::Memory1{T}, t) where {T}
     checked(y, k.n), checked(p, k.np)
     GC.@preserve k y p ccall(
-        k.jac, Cvoid, (T, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{Int64}, Ptr{T}, Ptr{T}, Ptr{T}),
-        T(t), pointer(y), pointer(p), pointer(k.c), pointer(k.i), pointer(k.w), pointer(k.J), pointer(k.ft)
+        k.jac, Cvoid, (Float64, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{Int64}, Ptr{T}, Ptr{T}, Ptr{T}),
+        Float64(t), pointer(y), pointer(p), pointer(k.c), pointer(k.i), pointer(k.w), pointer(k.J), pointer(k.ft)
     )
     return nothing
 end

@@ -3,15 +3,15 @@
 
 for T in (Float32, Float64)
     @eval begin
-        toy_f(t::$T, y::Ptr{$T}, p, c, i, w, out) = (decay!(Flat(out), Flat(y), Flat(p)); nothing)
-        function toy_vjp(t::$T, y::Ptr{$T}, v, p, c, i, w, gy, gp, gt)
+        toy_f(t::Float64, y::Ptr{$T}, p, c, i, w, out) = (decay!(Flat(out), Flat(y), Flat(p)); nothing)
+        function toy_vjp(t::Float64, y::Ptr{$T}, v, p, c, i, w, gy, gp, gt)
             decay!(Flat(gy), Flat(v), Flat(p))
             unsafe_store!(gp, -unsafe_load(v, 1) * unsafe_load(y, 1) - unsafe_load(v, 2) * unsafe_load(y, 2))
             unsafe_store!(gt, zero($T))
             return nothing
         end
-        toy_vjp_y(t::$T, y, v::Ptr{$T}, p, c, i, w, gy) = (decay!(Flat(gy), Flat(v), Flat(p)); nothing)
-        function toy_jac(t::$T, y::Ptr{$T}, p, c, i, w, J, ft)
+        toy_vjp_y(t::Float64, y, v::Ptr{$T}, p, c, i, w, gy) = (decay!(Flat(gy), Flat(v), Flat(p)); nothing)
+        function toy_jac(t::Float64, y::Ptr{$T}, p, c, i, w, J, ft)
             for k in 1:4
                 unsafe_store!(J, k in (1, 4) ? -unsafe_load(p, 1) : zero($T), k)
             end
@@ -22,12 +22,12 @@ for T in (Float32, Float64)
         function toy(::Type{$T}; jac::Bool)
             k = Kernels($T, 2, 2, 1, $T[], Int64[])
             P = Ptr{$T}
-            k.f = @cfunction(toy_f, Cvoid, ($T, P, P, P, Ptr{Int64}, P, P))
-            k.vjp = @cfunction(toy_vjp, Cvoid, ($T, P, P, P, P, Ptr{Int64}, P, P, P, P))
-            k.vjp_y = @cfunction(toy_vjp_y, Cvoid, ($T, P, P, P, P, Ptr{Int64}, P, P))
+            k.f = @cfunction(toy_f, Cvoid, (Float64, P, P, P, Ptr{Int64}, P, P))
+            k.vjp = @cfunction(toy_vjp, Cvoid, (Float64, P, P, P, P, Ptr{Int64}, P, P, P, P))
+            k.vjp_y = @cfunction(toy_vjp_y, Cvoid, (Float64, P, P, P, P, Ptr{Int64}, P, P))
             if jac
                 k.J = zeros($T, 4)
-                k.jac = @cfunction(toy_jac, Cvoid, ($T, P, P, P, Ptr{Int64}, P, P, P))
+                k.jac = @cfunction(toy_jac, Cvoid, (Float64, P, P, P, Ptr{Int64}, P, P, P))
             end
             return k
         end
