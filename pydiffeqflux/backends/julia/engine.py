@@ -19,6 +19,7 @@ from ...problem import ODEProblem, time_point, time_points
 from ...sensealg import SenseAlg
 from ...solution import Solution, Stats
 from ...state import State
+from ...tracking import transforming
 from ..backend import SolveOptions
 from ..eager.failure import failure
 from ..eager.joint import assemble, chain
@@ -117,6 +118,11 @@ def _require(problem: ODEProblem, options: SolveOptions) -> None:
     if y0.device.type != "cpu":
         raise DtypeError(
             f"backend='julia' solves on the CPU; y0 is on {y0.device}: move it (y0.cpu()), or use backend='torch'."
+        )
+    if transforming():
+        raise UnsupportedError(
+            "backend='julia' inside a torch.func transform or forward mode does not exist yet: solve with"
+            " backend='torch' there."
         )
     missing = {
         "per_sample": options.per_sample,
