@@ -21,6 +21,7 @@ from .errors import (
     InvalidArgumentError,
     InvalidToleranceError,
     StepSizeRequiredError,
+    UnknownNameError,
     UnknownOptionError,
     UnsupportedError,
 )
@@ -57,6 +58,7 @@ def solve(
     save_everystep: bool = True,
     norm: Callable[[Any], Any] | None = None,
     throw: bool = True,
+    fallback: str | None = None,
     **unknown: NoReturn,
 ) -> Solution:
     """Solve an initial value problem; the result is differentiable.
@@ -91,6 +93,8 @@ def solve(
         norm: replaces the root-mean-square norm; takes the scaled error (packed, as one tensor) and with
             ``per_sample`` returns one number a row.
         throw: raise on failure; otherwise return the part that was solved, with its ``status``.
+        fallback: with ``backend="julia"``, ``"callback"`` lets Julia call ``func`` in Python where it cannot be
+            translated, at some tens of microseconds an evaluation; None raises then.
 
     Raises:
         PyDiffEqFluxError: one of its subclasses, naming the argument, the value and the way out.
@@ -126,6 +130,7 @@ def solve(
         dense=dense,
         norm=_norm(norm),
         throw=throw,
+        fallback=_fallback(fallback),
     )
     if not 0 <= dt_min < dt_max:
         raise InvalidArgumentError(f"dt_min={dt_min} and dt_max={dt_max} must satisfy 0 <= dt_min < dt_max.")
@@ -214,6 +219,12 @@ def _norm(norm: Any) -> Any:
     if norm is not None and not callable(norm):
         raise InvalidArgumentError(f"norm={norm!r} is not callable; give a function of the scaled error, or None.")
     return norm
+
+
+def _fallback(fallback: Any) -> str | None:
+    if fallback not in (None, "callback"):
+        raise UnknownNameError("fallback", fallback, ["callback"])
+    return None if fallback is None else "callback"
 
 
 def _events(event: Any) -> tuple[Event, ...]:

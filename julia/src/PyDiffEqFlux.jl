@@ -8,6 +8,7 @@ precompiled, and not for each model.
 """
 module PyDiffEqFlux
 
+using ADTypes: AutoFiniteDiff
 using ChainRulesCore: ChainRulesCore, NoTangent, unthunk
 using DiffEqFlux: DiffEqFlux
 using LinearAlgebra: LinearAlgebra, BLAS

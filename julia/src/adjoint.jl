@@ -16,7 +16,7 @@ the states that `run` returned.
 """
 function gradient(run::Run{T}, alg, sensealg, seeds::Matrix{T}; reltol, abstol, extra...) where {T}
     du0, dp = SciMLSensitivity.adjoint_sensitivities(
-        run.solution, alg; t = run.ts, dgdu_discrete = Seeds(seeds), sensealg, reltol, abstol, verbose = SILENT, extra...
+        run.solution, backward(alg); t = run.ts, dgdu_discrete = Seeds(seeds), sensealg, reltol, abstol, verbose = SILENT, extra...
     )
     return Vector{T}(vec(du0)), Vector{T}(vec(dp))
 end

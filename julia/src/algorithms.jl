@@ -78,3 +78,14 @@ end
 "Whether a solver wants the Jacobian of the right-hand side."
 needsjacobian(alg) = OrdinaryDiffEq.OrdinaryDiffEqCore.isimplicit(alg)
 needsjacobian(alg::OrdinaryDiffEq.OrdinaryDiffEqCore.CompositeAlgorithm) = any(needsjacobian, alg.algs)
+
+"""
+    backward(alg)
+
+The same solver for an adjoint equation, whose right-hand side takes no dual numbers: what it cannot get from the traced
+functions (the derivative in time, for one) it gets from finite differences.
+"""
+backward(alg) = hasproperty(alg, :autodiff) ? SciMLBase.remake(alg; autodiff = AutoFiniteDiff()) : alg
+function backward(alg::OrdinaryDiffEq.OrdinaryDiffEqCore.CompositeAlgorithm)
+    return OrdinaryDiffEq.OrdinaryDiffEqCore.CompositeAlgorithm(map(backward, alg.algs), alg.choice_function)
+end

@@ -24,7 +24,8 @@ bridge_kernels(T::AbstractString, n::Int, m::Int, np::Int, nc::Int, ni::Int) =
 bridge_add(kernels::Int, name::AbstractString, source::AbstractString, workspace::Int) =
     add!(HELD[kernels], Symbol(name), source, workspace)
 
-bridge_has(kernels::Int, name::AbstractString) = getfield(HELD[kernels], Symbol(name)) != C_NULL
+"Let one of the functions be code of somebody else's, at this address."
+bridge_pointer(kernels::Int, name::AbstractString, address::Integer) = point!(HELD[kernels], Symbol(name), address)
 
 bridge_algorithm(text::AbstractString) = hold(algorithm(text))
 
@@ -51,7 +52,7 @@ end
 bridge_evaluate(kernels::Int, y::Integer, p::Integer, t::Float64, out::Integer) = call(HELD[kernels], y, p, t, out)
 
 function call(k::Kernels{T}, y::Integer, p::Integer, t::Float64, out::Integer) where {T}
-    evaluate!(array(T, out, k.n), k, array(T, y, k.n), array(T, p, k.np), t)
+    evaluate!(array(T, out, k.m), k, array(T, y, k.n), array(T, p, k.np), t)
     return nothing
 end
 

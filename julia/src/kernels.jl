@@ -24,13 +24,14 @@ mutable struct Kernels{T}
     jac::Ptr{Cvoid}
     nf::Int
     njac::Int
-    const home::Module
+    # Where emitted code is evaluated; made with the first of it.
+    home::Union{Nothing, Module}
 end
 
 function Kernels(::Type{T}, n::Int, m::Int, np::Int, c::Vector{T}, i::Vector{Int64}) where {T}
     return Kernels{T}(
         n, m, np, c, i, T[], zeros(T, n), zeros(T, np), zeros(T, 1), T[], zeros(T, n),
-        C_NULL, C_NULL, C_NULL, C_NULL, 0, 0, home(T)
+        C_NULL, C_NULL, C_NULL, C_NULL, 0, 0, nothing
     )
 end
 
@@ -41,8 +42,14 @@ Compile one of the functions `f`, `vjp`, `vjp_y`, `jac` from its source.
 """
 function add!(k::Kernels{T}, name::Symbol, source::AbstractString, workspace::Int) where {T}
     length(k.w) < workspace && (k.w = zeros(T, workspace))
+    k.home === nothing && (k.home = home(T))
+    return point!(k, name, define!(k.home, name, source))
+end
+
+"Let one of the functions be the code at an address."
+function point!(k::Kernels{T}, name::Symbol, address) where {T}
     name === :jac && (k.J = zeros(T, k.n^2))
-    setfield!(k, name, define!(k.home, name, source))
+    setfield!(k, name, Ptr{Cvoid}(UInt(address)))
     return nothing
 end
 
@@ -153,6 +160,8 @@ function odefunction(k::Kernels)
         RightHandSide(k); vjp = PullState(k), vjp_p = PullParameters(k)
     )
     return ODEFunction{true, SciMLBase.FullSpecialize}(
-        RightHandSide(k); vjp = PullState(k), vjp_p = PullParameters(k), jac = Jacobian(k), tgrad = TimeGradient(k)
+        RightHandSide(k); vjp = PullState(k), vjp_p = PullParameters(k), jac = Jacobian(k), tgrad = TimeGradient(k),
+        # With a prototype the adjoint's Jacobian, too, is made of this one.
+        jac_prototype = zeros(eltype(k.gt), k.n, k.n)
     )
 end

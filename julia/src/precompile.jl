@@ -21,13 +21,12 @@ for T in (Float32, Float64)
         end
         function toy(::Type{$T}; jac::Bool)
             k = Kernels($T, 2, 2, 1, $T[], Int64[])
-            P = Ptr{$T}
-            k.f = @cfunction(toy_f, Cvoid, (Float64, P, P, P, Ptr{Int64}, P, P))
-            k.vjp = @cfunction(toy_vjp, Cvoid, (Float64, P, P, P, P, Ptr{Int64}, P, P, P, P))
-            k.vjp_y = @cfunction(toy_vjp_y, Cvoid, (Float64, P, P, P, P, Ptr{Int64}, P, P))
+            k.f = @cfunction(toy_f, Cvoid, (Float64, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{Int64}, Ptr{$T}, Ptr{$T}))
+            k.vjp = @cfunction(toy_vjp, Cvoid, (Float64, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{Int64}, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{$T}))
+            k.vjp_y = @cfunction(toy_vjp_y, Cvoid, (Float64, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{Int64}, Ptr{$T}, Ptr{$T}))
             if jac
                 k.J = zeros($T, 4)
-                k.jac = @cfunction(toy_jac, Cvoid, (Float64, P, P, P, Ptr{Int64}, P, P, P))
+                k.jac = @cfunction(toy_jac, Cvoid, (Float64, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{Int64}, Ptr{$T}, Ptr{$T}, Ptr{$T}))
             end
             return k
         end

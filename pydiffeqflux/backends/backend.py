@@ -39,6 +39,8 @@ class SolveOptions:
     dense: bool = True
     norm: Callable[[Any], Any] | None = None
     throw: bool = True
+    #: What a backend that translates the function may do where it cannot: None (raise) or "callback".
+    fallback: str | None = None
 
 
 class Backend(Protocol):

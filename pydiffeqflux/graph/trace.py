@@ -99,7 +99,8 @@ def trace(evaluate: Evaluate, t: Tensor, y: Tensor) -> Graphs:
 def _record(function: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
     """``function`` as a graph of ATen operators, whatever it does."""
     try:
-        graph = make_fx(function, **_OPTIONS)(*example)
+        # make_fx counts a method's self among the arguments; a function of its own has none.
+        graph = make_fx(lambda *xs: function(*xs), **_OPTIONS)(*example)
     except PyDiffEqFluxError:
         raise
     except RuntimeError as why:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .callback import CalledBack
 from .events import Watch
 from .model import Model
 from .sensitivities import Sensitivity
@@ -27,7 +28,7 @@ class Request:
         watch: the events that may end it.
     """
 
-    model: Model
+    model: Model | CalledBack
     solver: Solver
     sensitivity: Sensitivity | None
     t0: float
@@ -119,7 +120,7 @@ def gradient(request: Request, run: Run, seeds: Tensor) -> tuple[Tensor, Tensor]
     assert request.sensitivity is not None
     seeds = seeds.contiguous()
     to_y0 = torch.zeros_like(run.last_y)
-    to_p = torch.zeros(request.model.kernels.sizes["p"], dtype=to_y0.dtype)
+    to_p = torch.zeros(request.model.np, dtype=to_y0.dtype)
     if len(seeds):
         request.model.session.call(
             "bridge_gradient",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import numbers
 import time
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...controllers import PIDController
-from ...errors import DenseOutputError, DtypeError, InvalidTimesError, UnsupportedError
+from ...errors import DenseOutputError, DtypeError, InvalidTimesError, UnsupportedError, UntraceableError
 from ...methods import Method
 from ...problem import ODEProblem, time_point, time_points
 from ...sensealg import SenseAlg
@@ -24,6 +25,7 @@ from ..backend import SolveOptions
 from ..eager.failure import failure
 from ..eager.joint import assemble, chain
 from ..eager.rhs import Rhs
+from .callback import CalledBack
 from .calls import Request
 from .events import Watch
 from .function import WithoutGradient
@@ -32,6 +34,8 @@ from .sensitivities import DEFAULT, Sensitivities
 from .session import Session, session
 from .solvers import Solvers
 from .stretches import Stretches
+
+log = logging.getLogger("pydiffeqflux")
 
 
 class JuliaBackend:
@@ -45,7 +49,7 @@ class JuliaBackend:
         tools = _Tools.of(session())
         rhs = Rhs(problem.func, problem.spec, problem.packed)
         t0 = torch.scalar_tensor(problem.t0.value, dtype=problem.packed.dtype)
-        model = tools.models.get(problem.func, rhs.evaluate, t0, problem.packed.detach(), "the right-hand side")
+        model = tools.model(problem, rhs, t0, options)
         sensealg, reason = _sensealg(problem, model, options)
         request = tools.request(problem, model, method, sensealg, options)
         watch = None
@@ -83,8 +87,25 @@ class _Tools:
     def of(running: Session) -> _Tools:
         return _Tools(running)
 
+    def model(self, problem: ODEProblem, rhs: Rhs, t0: Tensor, options: SolveOptions) -> Model | CalledBack:
+        y0 = problem.packed.detach()
+        try:
+            return self.models.get(problem.func, rhs.evaluate, t0, y0, "the right-hand side")
+        except UntraceableError as why:
+            if options.fallback != "callback":
+                raise
+            log.warning("%s", why)
+            found = CalledBack(self.session, problem.func, rhs, t0, y0)
+            found.need("f")
+            return found
+
     def request(
-        self, problem: ODEProblem, model: Model, method: Method, sensealg: SenseAlg | None, options: SolveOptions
+        self,
+        problem: ODEProblem,
+        model: Model | CalledBack,
+        method: Method,
+        sensealg: SenseAlg | None,
+        options: SolveOptions,
     ) -> Request:
         solver = self.solvers.get(method)
         if solver.implicit:
@@ -134,7 +155,7 @@ def _require(problem: ODEProblem, options: SolveOptions) -> None:
             raise UnsupportedError(f"{name} does not exist on backend='julia' yet: solve with backend='torch'.")
 
 
-def _sensealg(problem: ODEProblem, model: Model, options: SolveOptions) -> tuple[SenseAlg | None, str]:
+def _sensealg(problem: ODEProblem, model: Model | CalledBack, options: SolveOptions) -> tuple[SenseAlg | None, str]:
     """The algorithm and why. None means that nothing is recorded."""
     if not torch.is_grad_enabled():
         return None, "gradients are disabled"

@@ -96,5 +96,5 @@ class WithoutGradient(torch.autograd.Function):
 
 def packed(request: Request, params: Sequence[Tensor]) -> Tensor:
     """The flat vector of the parameters."""
-    dtype = request.model.kernels.y.dtype
+    dtype = request.model.dtype
     return torch.cat([x.detach().reshape(-1).to(dtype) for x in params]) if params else torch.zeros(0, dtype=dtype)

@@ -32,8 +32,9 @@ class Model:
     def __init__(self, session: Session, kernels: Kernels):
         self.session, self.kernels = session, kernels
         n, m, sizes = kernels.y.numel(), math.prod(kernels.graphs.shape), kernels.sizes
-        dtype = str(kernels.y.dtype).removeprefix("torch.")
-        self.handle: int = session.call("bridge_kernels", dtype, n, m, sizes["p"], sizes["c"], sizes["i"])
+        self.dtype, self.np = kernels.y.dtype, sizes["p"]
+        name = str(self.dtype).removeprefix("torch.")
+        self.handle: int = session.call("bridge_kernels", name, n, m, sizes["p"], sizes["c"], sizes["i"])
         self._has: set[str] = set()
         weakref.finalize(self, session.drop, self.handle)
 

@@ -8,6 +8,7 @@ go on, and Ctrl-C is heard (the next evaluation of the right-hand side then give
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import io
@@ -17,7 +18,8 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...errors import BackendUnavailableError, JuliaForkError, PyDiffEqFluxError
@@ -42,6 +44,7 @@ class Session:
         self._dropped: list[int] = []
         self._stop = ctypes.c_int32(0)
         self._functions: dict[str, Any] = {}
+        self._pending: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="julia", daemon=True)
         self._thread.start()
         self._on_thread(lambda: self._start(chosen))
@@ -60,9 +63,28 @@ class Session:
             )
         return self._on_thread(lambda: self._call(name, args))
 
+    def give_up(self, error: BaseException) -> None:
+        """For functions that Julia calls: end the call that is under way, with this error."""
+        self._pending = error
+        self._stop.value = 1
+
     def drop(self, handle: int) -> None:
         """Let go of something that Julia holds; may be called from anywhere, a finaliser included."""
         self._dropped.append(handle)
+
+    def leave(self, end: Callable[[], None]) -> None:
+        """End Julia when Python exits (not in a forked child, which has no Julia)."""
+        # Python will throw its last objects away on the main thread, where those that wrap Julia's would call Julia
+        # once more, and wait for a lock that an ended Julia does not give back: they are kept for good.
+        import juliacall
+
+        for thing in (*vars(juliacall).values(), *self._functions.values(), self.main):
+            if type(thing).__module__.startswith("juliacall"):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+        if os.getpid() == self.pid:
+            job = _Job(end)
+            self._jobs.put(job)
+            job.done.acquire(timeout=30)
 
     # -- the other thread -------------------------------------------------------------------------
 
@@ -95,7 +117,9 @@ class Session:
         _environment(chosen)
         chatter = io.StringIO()
         try:
-            with contextlib.redirect_stdout(chatter):  # juliapkg prints there
+            # juliapkg prints to stdout. juliacall warns of torch having come first: both orders work (tests).
+            with contextlib.redirect_stdout(chatter), _leaving_to(self), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="torch was imported before juliacall")
                 import juliacall
 
             self.main = juliacall.Main
@@ -116,10 +140,17 @@ class Session:
             dropped, self._dropped = self._dropped, []
             self._function("release")(*dropped)
         function = self._function(name)
+        result, failed = None, None
         try:
-            return function._jl_call_nogil(*args)
+            result = function._jl_call_nogil(*args)
         except Exception as error:
-            raise translated(error) from error
+            failed = error
+        if self._pending is not None:
+            pending, self._pending, self._stop.value = self._pending, None, 0
+            raise pending
+        if failed is not None:
+            raise translated(failed) from failed
+        return result
 
 
 class _Job:
@@ -149,6 +180,27 @@ def _environment(chosen: Configuration) -> None:
         settings["JULIA_DEPOT_PATH"] = chosen.depot
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def _leaving_to(session: Session) -> Iterator[None]:
+    """Let juliacall end Julia on Julia's own thread, when Python exits.
+
+    It registers a function that does so on the main thread, where it would wait for the other one forever.
+    """
+    register = atexit.register
+
+    def caught(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        if getattr(function, "__name__", "") == "at_jl_exit":
+            register(session.leave, function)
+            return function
+        return register(function, *args, **kwargs)
+
+    atexit.register = caught  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        atexit.register = register
 
 
 _lock = threading.Lock()

@@ -100,7 +100,7 @@ class Stretches:
         ended = s.t1 if status.ok and request.t1 == s.t1.value else TimePoint(run.last_t)
         out = Outcome(status, y1, ended, message=message)
         if s.saves is not None:
-            out.saved = list(ys.unbind(0))
+            out.saved = list(ys.unbind(0))[: len(request.saves)]
         elif s.keep_steps:
             first = 1 if self._noted else 0  # the state did not jump: this is where the last stretch ended
             out.step_states, out.step_times = list(ys.unbind(0))[first:], [*run.ts[first:]]
