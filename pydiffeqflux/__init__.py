@@ -9,6 +9,8 @@ from __future__ import annotations
 from .callbacks import Event, PresetTimeCallback
 from .controllers import IController, PIController, PIDController
 from .errors import PyDiffEqFluxError
+from .layers.augmented import AugmentedNDELayer, AugmentedNeuralODE
+from .layers.ffjord import FFJORD, FFJORDDistribution
 from .layers.neural_ode import NeuralODE
 from .methods import (
     ABM4,
@@ -53,6 +55,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ABM4",
+    "AugmentedNDELayer",
+    "AugmentedNeuralODE",
     "AutoDopri5",
     "AutoSwitch",
     "AutoTsit5",
@@ -66,6 +70,8 @@ __all__ = [
     "Euler",
     "Event",
     "EventRecord",
+    "FFJORD",
+    "FFJORDDistribution",
     "Fehlberg2",
     "ForwardSensitivity",
     "GaussAdjoint",
