@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from .callbacks import Event, PresetTimeCallback
 from .controllers import IController, PIController, PIDController
+from .dynamical import SeparableField
 from .errors import PyDiffEqFluxError
 from .layers.augmented import AugmentedNDELayer, AugmentedNeuralODE
 from .layers.ffjord import FFJORD, FFJORDDistribution
+from .layers.hamiltonian import HamiltonianNN, SeparableHamiltonian
+from .layers.lagrangian import LagrangianNN
 from .layers.neural_ode import NeuralODE
 from .methods import (
     ABM4,
@@ -22,20 +25,29 @@ from .methods import (
     AutoVern7,
     AutoVern9,
     Bosh3,
+    CandyRoz4,
     Dopri5,
     Dopri8,
     Euler,
     Fehlberg2,
     Heun,
+    KahanLi8,
     KenCarp4,
     Kvaerno5,
+    Leapfrog,
+    McAte4,
     Method,
     Midpoint,
     Rodas5P,
     Rosenbrock23,
+    Ruth3,
+    Symplectic,
+    SymplecticEuler,
     Tsit5,
+    VelocityVerlet,
     Vern7,
     Vern9,
+    Yoshida6,
 )
 from .problem import ODEProblem
 from .sensealg import (
@@ -64,6 +76,7 @@ __all__ = [
     "AutoVern9",
     "BacksolveAdjoint",
     "Bosh3",
+    "CandyRoz4",
     "DiscreteAdjoint",
     "Dopri5",
     "Dopri8",
@@ -75,11 +88,16 @@ __all__ = [
     "Fehlberg2",
     "ForwardSensitivity",
     "GaussAdjoint",
+    "HamiltonianNN",
     "Heun",
     "IController",
     "InterpolatingAdjoint",
+    "KahanLi8",
     "KenCarp4",
     "Kvaerno5",
+    "LagrangianNN",
+    "Leapfrog",
+    "McAte4",
     "Method",
     "Midpoint",
     "NeuralODE",
@@ -93,13 +111,20 @@ __all__ = [
     "RK4",
     "Rodas5P",
     "Rosenbrock23",
+    "Ruth3",
     "SenseAlg",
+    "SeparableField",
+    "SeparableHamiltonian",
     "Solution",
     "Stats",
     "Status",
+    "Symplectic",
+    "SymplecticEuler",
     "Tsit5",
+    "VelocityVerlet",
     "Vern7",
     "Vern9",
+    "Yoshida6",
     "odeint",
     "odeint_adjoint",
     "odeint_dense",
