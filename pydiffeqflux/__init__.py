@@ -11,10 +11,15 @@ from .controllers import IController, PIController, PIDController
 from .dynamical import SeparableField
 from .errors import PyDiffEqFluxError
 from .layers.augmented import AugmentedNDELayer, AugmentedNeuralODE
+from .layers.basis import ChebyshevBasis, CosBasis, FourierBasis, LegendreBasis, PolynomialBasis, SinBasis, basis
+from .layers.control import SplineControl
 from .layers.ffjord import FFJORD, FFJORDDistribution
 from .layers.hamiltonian import HamiltonianNN, SeparableHamiltonian
 from .layers.lagrangian import LagrangianNN
+from .layers.neural_cde import NeuralCDE
 from .layers.neural_ode import NeuralODE
+from .layers.spline import SplineLayer
+from .layers.tensor_product import TensorProductLayer
 from .methods import (
     ABM4,
     QNDF,
@@ -77,6 +82,8 @@ __all__ = [
     "BacksolveAdjoint",
     "Bosh3",
     "CandyRoz4",
+    "ChebyshevBasis",
+    "CosBasis",
     "DiscreteAdjoint",
     "Dopri5",
     "Dopri8",
@@ -87,6 +94,7 @@ __all__ = [
     "FFJORDDistribution",
     "Fehlberg2",
     "ForwardSensitivity",
+    "FourierBasis",
     "GaussAdjoint",
     "HamiltonianNN",
     "Heun",
@@ -97,13 +105,16 @@ __all__ = [
     "Kvaerno5",
     "LagrangianNN",
     "Leapfrog",
+    "LegendreBasis",
     "McAte4",
     "Method",
     "Midpoint",
+    "NeuralCDE",
     "NeuralODE",
     "ODEProblem",
     "PIController",
     "PIDController",
+    "PolynomialBasis",
     "PresetTimeCallback",
     "PyDiffEqFluxError",
     "QNDF",
@@ -115,16 +126,21 @@ __all__ = [
     "SenseAlg",
     "SeparableField",
     "SeparableHamiltonian",
+    "SinBasis",
     "Solution",
+    "SplineControl",
+    "SplineLayer",
     "Stats",
     "Status",
     "Symplectic",
     "SymplecticEuler",
+    "TensorProductLayer",
     "Tsit5",
     "VelocityVerlet",
     "Vern7",
     "Vern9",
     "Yoshida6",
+    "basis",
     "odeint",
     "odeint_adjoint",
     "odeint_dense",

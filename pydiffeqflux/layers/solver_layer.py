@@ -74,9 +74,9 @@ class SolverLayer(nn.Module):
         problem = ODEProblem(rhs, y0, together.pop("t_span", self.t_span), batched=self.batched)
         return solve(problem, self.method, **together)
 
-    def states(self, rhs: Callable[[Any, Any], Any], y0: State) -> State:
+    def states(self, rhs: Callable[[Any, Any], Any], y0: State, **options: Any) -> State:
         """What a layer's ``forward`` returns: the final state, or the states at ``saveat``, time first."""
-        sol = self.solve_rhs(rhs, y0, **{"dense": False, "save_everystep": False, **self.options})
+        sol = self.solve_rhs(rhs, y0, **{"dense": False, "save_everystep": False, **self.options, **options})
         return sol.ys if self.saveat is not None else final_state(sol)
 
     def extra_repr(self) -> str:
