@@ -67,6 +67,9 @@ from .sensealg import (
 from .solution import EventRecord, Solution, Stats, Status
 from .solve import solve
 from .torchdiffeq_api import odeint, odeint_adjoint, odeint_dense, odeint_event
+from .training.collocation import collocate_data
+from .training.matching import collocation_pretrain
+from .training.multiple_shooting import group_ranges, multiple_shoot
 
 __version__ = "0.1.0"
 
@@ -141,6 +144,10 @@ __all__ = [
     "Vern9",
     "Yoshida6",
     "basis",
+    "collocate_data",
+    "collocation_pretrain",
+    "group_ranges",
+    "multiple_shoot",
     "odeint",
     "odeint_adjoint",
     "odeint_dense",
