@@ -18,8 +18,11 @@ from .layers.hamiltonian import HamiltonianNN, SeparableHamiltonian
 from .layers.lagrangian import LagrangianNN
 from .layers.neural_cde import NeuralCDE
 from .layers.neural_ode import NeuralODE
+from .layers.second_order import SecondOrderNeuralODE
 from .layers.spline import SplineLayer
+from .layers.steady_state import SteadyState
 from .layers.tensor_product import TensorProductLayer
+from .layers.universal import UniversalODE
 from .methods import (
     ABM4,
     QNDF,
@@ -126,6 +129,7 @@ __all__ = [
     "Rodas5P",
     "Rosenbrock23",
     "Ruth3",
+    "SecondOrderNeuralODE",
     "SenseAlg",
     "SeparableField",
     "SeparableHamiltonian",
@@ -135,10 +139,12 @@ __all__ = [
     "SplineLayer",
     "Stats",
     "Status",
+    "SteadyState",
     "Symplectic",
     "SymplecticEuler",
     "TensorProductLayer",
     "Tsit5",
+    "UniversalODE",
     "VelocityVerlet",
     "Vern7",
     "Vern9",

@@ -32,7 +32,7 @@ def energy(net: Callable[[Tensor], Tensor], y: Tensor, what: str) -> Tensor:
 
 
 def _checked(net: Any, name: str) -> Any:
-    check_callable(net, f"{name}(y)")
+    check_callable(net, f"{name}(y)", name)
     if takes_time(net):
         raise InvalidArgumentError(
             f"{name} takes (t, y), but an energy that depends on time is not conserved: give a function of the state,"

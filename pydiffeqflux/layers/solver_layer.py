@@ -95,14 +95,14 @@ def check_options(layer: str, options: dict[str, Any], own: Sequence[str] = ()) 
             raise UnknownOptionError(layer, name, [*OPTIONS, *own])
 
 
-def check_callable(model: Any, forms: str) -> None:
+def check_callable(model: Any, forms: str, name: str = "model") -> None:
     """Whether ``model`` can be called at all.
 
     Raises:
         InvalidArgumentError: it cannot; the message says in which ``forms`` it would be.
     """
     if not callable(model):
-        raise InvalidArgumentError(f"model={model!r} is not callable; give an nn.Module, {forms}.")
+        raise InvalidArgumentError(f"{name}={model!r} is not callable; give an nn.Module, {forms}.")
 
 
 def final_state(sol: Solution) -> State:
