@@ -67,6 +67,7 @@ from .sensealg import (
     QuadratureAdjoint,
     SenseAlg,
 )
+from .shadowing import shadowing_average
 from .solution import EventRecord, Solution, Stats, Status
 from .solve import solve
 from .torchdiffeq_api import odeint, odeint_adjoint, odeint_dense, odeint_event
@@ -158,5 +159,6 @@ __all__ = [
     "odeint_adjoint",
     "odeint_dense",
     "odeint_event",
+    "shadowing_average",
     "solve",
 ]
