@@ -103,9 +103,9 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     y = data - middle  # the network's inputs, centred
     ude = pdf.UniversalODE(Rates(), Encounters(), (0.0, float(times[-1])), "rk4", dt=0.25, saveat=times)
     losses = pdf.collocation_pretrain(ude, y, times, "epanechnikov", 0.2, steps=100 if quick else 300)
-    losses = shoot(ude, y, times, 60 if quick else 400)
+    losses = shoot(ude, y, times, 40 if quick else 400)
     start = nn.Parameter(y[0].clone())
-    losses += follow(ude, start, y, 30 if quick else 200)
+    losses += follow(ude, start, y, 20 if quick else 200)
     with torch.no_grad():
         fine = torch.linspace(0, float(times[-1]), 401, dtype=torch.float64)
         smooth = pdf.solve(pdf.ODEProblem(ude.rhs, start, (0.0, float(times[-1]))), "tsit5", saveat=fine).ys

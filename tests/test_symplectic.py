@@ -99,15 +99,20 @@ def test_steps_are_symplectic(name: str) -> None:
 def test_energy_does_not_drift(name: str) -> None:
     """Its error swings but does not grow: over the last of ten stretches it is what it is over the first."""
     dt = 0.2
-    problem = pdf.ODEProblem(pdf.SeparableField(None, lambda t, q: -torch.sin(q)), START, (0.0, 600.0))
+    problem = pdf.ODEProblem(pdf.SeparableField(None, lambda t, q: -torch.sin(q)), START, (0.0, 300.0))
     with torch.no_grad():
         path = pdf.solve(problem, name, dt=dt, dense=False).ys
-        other = pdf.solve(problem, "rk4", dt=dt, dense=False).ys
     wrong = (energy(path) - energy(START)).abs().reshape(-1)[1:].reshape(10, -1).amax(1)
-    drift = (energy(other) - energy(START)).abs()[1:].reshape(10, -1).amax(1)
     slack = 1e-11  # rounding walks
     assert float(wrong[-1]) < 1.05 * float(wrong[0]) + slack
     assert float(wrong.max()) < 0.6 * dt ** ORDERS[name] + slack
+
+
+def test_energy_drifts_with_a_method_that_is_not_symplectic() -> None:
+    """What the test above would show."""
+    with torch.no_grad():
+        path = pdf.solve(pdf.ODEProblem(pendulum, START, (0.0, 300.0)), "rk4", dt=0.2, dense=False).ys
+    drift = (energy(path) - energy(START)).abs()[1:].reshape(10, -1).amax(1)
     assert float(drift[-1]) > 8 * float(drift[0])
 
 
