@@ -78,8 +78,8 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     hamiltonian = pdf.HamiltonianNN(pdf.SeparableHamiltonian(network(1, 1), network(1, 1)))
     for model in (plain, hamiltonian):
         train(model, y, dy, 200 if quick else 1500)
-    end = 80.0 if quick else 500.0
-    times = torch.linspace(0, end, 801 if quick else 5001)
+    end = 50.0 if quick else 500.0
+    times = torch.linspace(0, end, 501 if quick else 5001)
     with torch.no_grad():
         first = pdf.NeuralODE(plain, (0.0, end), "dopri5", saveat=times, rtol=1e-6, atol=1e-6)(START)
         second = pdf.NeuralODE(hamiltonian, (0.0, end), "mcate4", saveat=times, dt=0.1, dense=False)(START)

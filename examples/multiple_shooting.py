@@ -68,7 +68,7 @@ def whole(net: nn.Module, times: Tensor) -> pdf.NeuralODE:
 
 def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     """Train both ways (a shorter series when ``quick``), draw ``multiple_shooting.png`` into ``out_dir``."""
-    times = SPACING * torch.arange(56 if quick else 131)
+    times = SPACING * torch.arange(46 if quick else 131)
     problem = pdf.ODEProblem(van_der_pol, START, (0.0, float(times[-1])))
     data = pdf.solve(problem, "vern7", saveat=times, rtol=1e-7, atol=1e-7).ys
     snapshots = []
@@ -80,7 +80,7 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
 
     # A shot is five steps of all groups at once; the whole series takes 130, one after the other. So the single solve
     # gets fewer iterations, though more evaluations.
-    steps = 250 if quick else 900
+    steps = 160 if quick else 900
     shooting, single = network(), network()
     descend(shooting, shot, steps)
     few = steps // 10 if quick else steps // 6

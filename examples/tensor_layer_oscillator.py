@@ -90,7 +90,7 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     model.model.guess()
     with torch.no_grad():
         first = model(*START)[0]
-    losses = train(model, torch.cat([x, v], -1), 10 if quick else 80)
+    losses = train(model, torch.cat([x, v], -1), 6 if quick else 80)
     with torch.no_grad():
         last = model(*START)[0]
         wrong = model.model(x, v) - force(x, v)
