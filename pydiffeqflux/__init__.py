@@ -13,6 +13,7 @@ from .errors import PyDiffEqFluxError
 from .layers.augmented import AugmentedNDELayer, AugmentedNeuralODE
 from .layers.basis import ChebyshevBasis, CosBasis, FourierBasis, LegendreBasis, PolynomialBasis, SinBasis, basis
 from .layers.control import SplineControl
+from .layers.dim_mover import DimMover
 from .layers.ffjord import FFJORD, FFJORDDistribution
 from .layers.hamiltonian import HamiltonianNN, SeparableHamiltonian
 from .layers.lagrangian import LagrangianNN
@@ -91,6 +92,7 @@ __all__ = [
     "CandyRoz4",
     "ChebyshevBasis",
     "CosBasis",
+    "DimMover",
     "DiscreteAdjoint",
     "Dopri5",
     "Dopri8",
