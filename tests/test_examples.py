@@ -134,6 +134,16 @@ def test_collocation_gives_training_a_start(example: ModuleType, tmp_path: Path)
     check_picture(outcome.picture)
 
 
+@pytest.mark.parametrize("example", ["lorenz_shadowing"], indirect=True)
+def test_lorenz_has_a_gradient(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    chord = (outcome.averages[1] - outcome.averages[0]) / (outcome.rhos[1] - outcome.rhos[0])
+    assert all(slope == pytest.approx(1.0, abs=0.1) for slope in outcome.slopes)
+    assert chord == pytest.approx(1.0, abs=0.25)  # averages over so short a time are off by half a unit
+    assert outcome.ordinary[-1] > 10 * outcome.ordinary[0]
+    check_picture(outcome.picture)
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
 def test_scripts_say_how_they_are_used(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
