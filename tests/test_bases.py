@@ -117,7 +117,7 @@ def _features(layer: pdf.TensorProductLayer, x: Tensor) -> list[Tensor]:
 
 
 def test_the_layer_inside_a_right_hand_side() -> None:
-    layer = pdf.TensorProductLayer([pdf.ChebyshevBasis(3)] * 2, 2, init=lambda w: w.mul_(0).add_(0.05)).double()
+    layer = pdf.TensorProductLayer([pdf.ChebyshevBasis(3)] * 2, 2, init=lambda w: w.fill_(0.05)).double()
     node = pdf.NeuralODE(layer, (0.0, 0.5), rtol=1e-9, atol=1e-9)
     y0 = 0.1 * torch.randn(2, 2, dtype=D, requires_grad=True)
     assert torch.autograd.gradcheck(node, y0.detach().requires_grad_(), atol=1e-6)
