@@ -9,8 +9,22 @@ from __future__ import annotations
 from .callbacks import Event, PresetTimeCallback
 from .compare import Comparison, compare
 from .controllers import IController, PIController, PIDController
+from .dynamical import SeparableField
 from .errors import PyDiffEqFluxError
+from .layers.augmented import AugmentedNDELayer, AugmentedNeuralODE
+from .layers.basis import ChebyshevBasis, CosBasis, FourierBasis, LegendreBasis, PolynomialBasis, SinBasis, basis
+from .layers.control import SplineControl
+from .layers.dim_mover import DimMover
+from .layers.ffjord import FFJORD, FFJORDDistribution
+from .layers.hamiltonian import HamiltonianNN, SeparableHamiltonian
+from .layers.lagrangian import LagrangianNN
+from .layers.neural_cde import NeuralCDE
 from .layers.neural_ode import NeuralODE
+from .layers.second_order import SecondOrderNeuralODE
+from .layers.spline import SplineLayer
+from .layers.steady_state import SteadyState
+from .layers.tensor_product import TensorProductLayer
+from .layers.universal import UniversalODE
 from .methods import (
     ABM4,
     QNDF,
@@ -21,21 +35,30 @@ from .methods import (
     AutoVern7,
     AutoVern9,
     Bosh3,
+    CandyRoz4,
     Dopri5,
     Dopri8,
     Euler,
     Fehlberg2,
     Heun,
+    KahanLi8,
     KenCarp4,
     Kvaerno5,
+    Leapfrog,
+    McAte4,
     Method,
     Midpoint,
     Rodas5P,
     Rosenbrock23,
+    Ruth3,
     SciMLMethod,
+    Symplectic,
+    SymplecticEuler,
     Tsit5,
+    VelocityVerlet,
     Vern7,
     Vern9,
+    Yoshida6,
 )
 from .problem import ODEProblem
 from .sensealg import (
@@ -47,14 +70,20 @@ from .sensealg import (
     QuadratureAdjoint,
     SenseAlg,
 )
+from .shadowing import shadowing_average
 from .solution import EventRecord, Solution, Stats, Status
 from .solve import solve
 from .torchdiffeq_api import odeint, odeint_adjoint, odeint_dense, odeint_event
+from .training.collocation import collocate_data
+from .training.matching import collocation_pretrain
+from .training.multiple_shooting import group_ranges, multiple_shoot
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ABM4",
+    "AugmentedNDELayer",
+    "AugmentedNeuralODE",
     "AutoDopri5",
     "AutoSwitch",
     "AutoTsit5",
@@ -62,27 +91,42 @@ __all__ = [
     "AutoVern9",
     "BacksolveAdjoint",
     "Bosh3",
+    "CandyRoz4",
+    "ChebyshevBasis",
     "Comparison",
+    "CosBasis",
+    "DimMover",
     "DiscreteAdjoint",
     "Dopri5",
     "Dopri8",
     "Euler",
     "Event",
     "EventRecord",
+    "FFJORD",
+    "FFJORDDistribution",
     "Fehlberg2",
     "ForwardSensitivity",
+    "FourierBasis",
     "GaussAdjoint",
+    "HamiltonianNN",
     "Heun",
     "IController",
     "InterpolatingAdjoint",
+    "KahanLi8",
     "KenCarp4",
     "Kvaerno5",
+    "LagrangianNN",
+    "Leapfrog",
+    "LegendreBasis",
+    "McAte4",
     "Method",
     "Midpoint",
+    "NeuralCDE",
     "NeuralODE",
     "ODEProblem",
     "PIController",
     "PIDController",
+    "PolynomialBasis",
     "PresetTimeCallback",
     "PyDiffEqFluxError",
     "QNDF",
@@ -90,18 +134,38 @@ __all__ = [
     "RK4",
     "Rodas5P",
     "Rosenbrock23",
+    "Ruth3",
     "SciMLMethod",
+    "SecondOrderNeuralODE",
     "SenseAlg",
+    "SeparableField",
+    "SeparableHamiltonian",
+    "SinBasis",
     "Solution",
+    "SplineControl",
+    "SplineLayer",
     "Stats",
     "Status",
+    "SteadyState",
+    "Symplectic",
+    "SymplecticEuler",
+    "TensorProductLayer",
     "Tsit5",
+    "UniversalODE",
+    "VelocityVerlet",
     "Vern7",
     "Vern9",
+    "Yoshida6",
+    "basis",
+    "collocate_data",
+    "collocation_pretrain",
     "compare",
+    "group_ranges",
+    "multiple_shoot",
     "odeint",
     "odeint_adjoint",
     "odeint_dense",
     "odeint_event",
+    "shadowing_average",
     "solve",
 ]

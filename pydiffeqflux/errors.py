@@ -33,7 +33,11 @@ class InvalidStateError(PyDiffEqFluxError, TypeError, AssertionError):
 
 
 class ShapeError(PyDiffEqFluxError, ValueError):
-    """The right-hand side (or a callback) returned a shape or structure other than the state's."""
+    """A shape or structure that does not fit: a right-hand side's or callback's result, or a layer's input."""
+
+
+class PhaseSpaceError(ShapeError):
+    """A state that has no two halves of one size, positions and momenta."""
 
 
 class DtypeError(PyDiffEqFluxError, TypeError):
@@ -93,6 +97,10 @@ class UntraceableError(UnsupportedError):
         )
 
 
+class NotSeparableError(UnsupportedError):
+    """An explicit symplectic method on a system in which a half of the state drives itself."""
+
+
 class InvalidToleranceError(InvalidArgumentError, AssertionError):
     """A tolerance that is negative, not finite, requires a gradient, or does not fit the state."""
 
@@ -126,6 +134,10 @@ class NonFiniteError(SolveError, FloatingPointError, AssertionError):
 
 class ConvergenceError(SolveError):
     """An implicit equation could not be solved with the step at its smallest."""
+
+
+class SingularMassError(SolveError):
+    """A Lagrangian whose second derivative in the velocities has no inverse: it gives no accelerations."""
 
 
 class EventNotFoundError(SolveError, AssertionError):

@@ -126,6 +126,67 @@ class Heun3(Method):
     name, order, adaptive = "heun3", 3, False
 
 
+# -- symplectic, fixed step ---------------------------------------------------------------------
+
+
+class Symplectic(Method):
+    """Base of the explicit symplectic methods, for ``dq/dt = v(t, p)``, ``dp/dt = f(t, q)``.
+
+    The state is ``(q, p)`` in the halves of its last dimension, or as a pair. See :class:`SeparableField`."""
+
+    adaptive = False
+
+
+class SymplecticEuler(Symplectic):
+    """Order 1: a kick, then a drift. De Vogelaere (1956); Hairer, Lubich & Wanner (2006), section I.1."""
+
+    name, order = "symplectic_euler", 1
+
+
+class VelocityVerlet(Symplectic):
+    """Order 2, kick-drift-kick, one force a step. Verlet (1967), Phys. Rev. 159, 98-103; Swope et al. (1982)."""
+
+    name, aliases, order = "velocity_verlet", ("verlet", "verlet_leapfrog"), 2
+
+
+class Leapfrog(Symplectic):
+    """Order 2, drift-kick-drift, one force a step. Hairer, Lubich & Wanner (2006), section I.3."""
+
+    name, aliases, order = "leapfrog", ("leapfrog_drift_kick_drift", "position_verlet"), 2
+
+
+class Ruth3(Symplectic):
+    """Order 3, three forces a step. Ruth (1983), IEEE Trans. Nucl. Sci. 30, 2669-2671."""
+
+    name, order = "ruth3", 3
+
+
+class CandyRoz4(Symplectic):
+    """Order 4, three forces a step. Forest & Ruth (1990), Physica D 43; Candy & Rozmus (1991), J. Comput. Phys. 92."""
+
+    name, aliases, order = "candyroz4", ("forest_ruth", "yoshida4"), 4
+
+
+class McAte4(Symplectic):
+    """Order 4 where the velocity is a constant matrix times p (quadratic kinetic energy), 3 elsewhere; four forces.
+
+    McLachlan & Atela (1992), Nonlinearity 5, 541-562."""
+
+    name, aliases, order = "mcate4", ("mclachlan_atela4",), 4
+
+
+class Yoshida6(Symplectic):
+    """Order 6, seven forces a step. Yoshida (1990), Phys. Lett. A 150, 262-268, solution A."""
+
+    name, order = "yoshida6", 6
+
+
+class KahanLi8(Symplectic):
+    """Order 8, seventeen forces a step. Kahan & Li (1997), Math. Comput. 66, 1089-1099."""
+
+    name, order = "kahanli8", 8
+
+
 # -- stiff, fixed step --------------------------------------------------------------------------
 
 
@@ -305,6 +366,14 @@ CATALOGUE: tuple[type[Method], ...] = (
     Heun2,
     Heun3,
     ABM4,
+    SymplecticEuler,
+    VelocityVerlet,
+    Leapfrog,
+    Ruth3,
+    CandyRoz4,
+    McAte4,
+    Yoshida6,
+    KahanLi8,
     FixedImplicitEuler,
     FixedImplicitMidpoint,
     FixedTrapezoid,

@@ -76,6 +76,74 @@ def test_a_stiff_oscillator_is_solved_and_differentiated(example: ModuleType, tm
     check_picture(outcome.picture)
 
 
+@pytest.mark.parametrize("example", ["augmented_circles"], indirect=True)
+def test_circles_are_told_apart_with_room(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    assert outcome.augmented.accuracy > 0.95
+    assert outcome.augmented.losses[-1] < 0.5 * outcome.plain.losses[-1]
+    check_picture(outcome.picture)
+
+
+@pytest.mark.parametrize("example", ["ffjord_two_moons"], indirect=True)
+def test_moons_have_a_density(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    assert outcome.held_out > outcome.normal + 0.2  # 100 iterations; the full 500 gain 1.1
+    assert outcome.mass == pytest.approx(1.0, abs=0.02)
+    check_picture(outcome.picture)
+
+
+@pytest.mark.parametrize("example", ["hamiltonian_mass_spring"], indirect=True)
+def test_a_learnt_energy_is_kept(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    first, last = outcome.own
+    assert first < 1e-3 and last < 1.2 * first + 1e-6
+    first, last = outcome.hamiltonian
+    assert last < 1.2 * first  # as wrong as what was learnt, and no worse with time
+    assert outcome.plain[1] > 2 * last
+    check_picture(outcome.picture)
+
+
+@pytest.mark.parametrize("example", ["tensor_layer_oscillator"], indirect=True)
+def test_an_oscillator_s_force_is_found(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    assert outcome.before > 0.5 and outcome.after < 0.1  # six iterations; eighty reach 0.0003
+    assert outcome.force < 0.3
+    check_picture(outcome.picture)
+
+
+@pytest.mark.parametrize("example", ["lynx_hare_universal"], indirect=True)
+def test_lynx_and_hare_are_followed(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    assert outcome.error < 0.6 * outcome.spread  # the full fit gets to 0.22 of it
+    assert 0.1 < outcome.births < 2 and 0.1 < outcome.deaths < 3
+    check_picture(outcome.picture)
+
+
+@pytest.mark.parametrize("example", ["multiple_shooting"], indirect=True)
+def test_groups_find_what_one_solve_does_not(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    assert outcome.shooting < 0.8 * outcome.single
+    check_picture(outcome.picture)
+
+
+@pytest.mark.parametrize("example", ["collocation_pretraining"], indirect=True)
+def test_collocation_gives_training_a_start(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    assert outcome.rates < 0.3
+    assert outcome.both < 0.6 * outcome.without
+    check_picture(outcome.picture)
+
+
+@pytest.mark.parametrize("example", ["lorenz_shadowing"], indirect=True)
+def test_lorenz_has_a_gradient(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    chord = (outcome.averages[1] - outcome.averages[0]) / (outcome.rhos[1] - outcome.rhos[0])
+    assert all(slope == pytest.approx(1.0, abs=0.1) for slope in outcome.slopes)
+    assert chord == pytest.approx(1.0, abs=0.25)  # averages over so short a time are off by half a unit
+    assert outcome.ordinary[-1] > 10 * outcome.ordinary[0]
+    check_picture(outcome.picture)
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
 def test_scripts_say_how_they_are_used(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

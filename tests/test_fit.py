@@ -191,7 +191,7 @@ def test_shooting_from_a_true_trajectory_has_neither_misfit_nor_gap(n, even):
     shooting = Shooting(times, truth, {"method": "tsit5", "rtol": 1e-9, "atol": 1e-9})
     nodes = shooting.nodes(0)
     assert len(nodes) <= 32
-    assert shooting.even == (even or shooting.length == 1)  # of the spacing within each segment
+    assert shooting.segments.even == (even or shooting.length == 1)  # of the spacing within each segment
     with torch.no_grad():
         shot = shooting.shoot(net, nodes)
     assert float(shot.misfit) < 1e-14 and float(shot.gap) < 1e-14 and shot.nf > 0

@@ -21,6 +21,11 @@ class Autonomous:
     def __call__(self, t: Any, y: Any) -> Any:
         return self.model(y)
 
+    @property
+    def separable(self) -> Any:
+        """The model's two halves, if it says that it has them (see :class:`pydiffeqflux.SeparableField`)."""
+        return getattr(self.model, "separable", None)
+
 
 def as_rhs(model: Callable[..., Any], time_dependent: bool) -> Callable[[Any, Any], Any]:
     """``func(t, y)`` for ``model``."""

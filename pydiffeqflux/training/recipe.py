@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..methods import resolve
 from .descent import TrialDescent
+from .matching import half_cosine, match_rates, set_lr
 from .model import FittedODE, scaling_of
 from .options import FitOptions
 from .series import Series
@@ -39,11 +40,6 @@ SHOOTING_SHARE = 0.9
 GAP_WEIGHT = (1.0, 1e4)
 #: The first trial step of the last stage, as a share of ``lr``.
 FINAL_STEP = 1e-3
-
-
-def half_cosine(done: float) -> float:
-    """From 1 at ``done=0`` down to a hundredth at ``done=1``."""
-    return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 @dataclass
@@ -107,16 +103,13 @@ class Trainer:
         """The first stage, all of it."""
         net, d = self.module.net, self.states.shape[1]
         inputs = torch.cat([self._levels, self._levels.new_zeros(len(self._levels), self.options.augment)], dim=1)
-        optimizer = torch.optim.Adam(net.parameters(), lr=MATCHING_LR)
-        for step in range(MATCHING_STEPS):
-            _set_lr(optimizer, MATCHING_LR * half_cosine(step / MATCHING_STEPS))
-            optimizer.zero_grad()
+
+        def loss() -> tuple[Tensor, Tensor]:
             rates = net(inputs)
-            loss = (rates[:, :d] - self._rates).square().mean()
-            pulled = loss + MATCHING_PULL * rates[:, d:].square().mean() if self.options.augment else loss
-            pulled.backward()
-            optimizer.step()
-            self.matching_loss = float(loss.detach())
+            plain = (rates[:, :d] - self._rates).square().mean()
+            return plain, plain + MATCHING_PULL * rates[:, d:].square().mean() if self.options.augment else plain
+
+        self.matching_loss = match_rates(net.parameters(), loss, MATCHING_STEPS, MATCHING_LR)[-1]
 
     def run_epoch(self) -> float:
         """One epoch; returns its loss."""
@@ -129,7 +122,7 @@ class Trainer:
     def _shooting_epoch(self) -> float:
         done = self.epoch / self.shooting_epochs
         weight = GAP_WEIGHT[0] * (GAP_WEIGHT[1] / GAP_WEIGHT[0]) ** done
-        _set_lr(self.optimizer, self.options.lr * half_cosine(done))
+        set_lr(self.optimizer, self.options.lr * half_cosine(done))
         self.optimizer.zero_grad()
         shot = self.shooting.shoot(self.module.net, self.nodes)
         (shot.misfit + weight * shot.gap).backward()
@@ -184,8 +177,3 @@ class Trainer:
 
 def _fixed_step(method: str, dt: float) -> dict[str, float]:
     return {} if resolve(method).adaptive else {"dt": dt}
-
-
-def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr

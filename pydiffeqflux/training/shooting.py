@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..problem import ODEProblem
-from ..solve import solve
+from ..layers.calling import Autonomous
+from .segments import Segments
 
 #: At most so many segments: more would make the chain of nodes long and slow to settle.
 MAX_SEGMENTS = 32
@@ -51,14 +51,14 @@ class Shooting:
         steps = times.diff()
         # The last segment may be shorter: it is solved a little beyond the data, where nothing is compared.
         missing = len(self.starts) * self.length - (n - 1)
-        self.steps = torch.cat([steps, steps[-1:].expand(missing)]).reshape(-1, self.length)
+        padded = torch.cat([steps, steps[-1:].expand(missing)]).reshape(-1, self.length)
+        self.segments = Segments(times[self.starts], padded)
         index = self.starts[:, None] + 1 + torch.arange(self.length)
         self.target = states[index.clamp(max=n - 1)]
         # A segment's last point is the next one's node too; it counts once, as a node.
         self.counted = index < n
         self.counted[:-1, -1] = False
         self.states = states
-        self.even = torch.allclose(self.steps, self.steps[:, :1].expand_as(self.steps), rtol=1e-9, atol=0.0)
         self.solver = dict(solver)
         if self.solver.get("dt") is not None:  # from scaled time to intervals
             self.solver["dt"] = self.solver["dt"] / float(steps.median())
@@ -70,31 +70,10 @@ class Shooting:
 
     def shoot(self, net: nn.Module, nodes: Tensor) -> Shot:
         """Solve every segment from its node."""
-        paths, nf = self._paths(net, nodes)
+        paths, nf = self.segments.solve(Autonomous(net), nodes, self.solver)
         d = self.states.shape[1]
         at_nodes = nodes[:, :d] - self.states[self.starts]
         between = (paths[..., :d] - self.target)[self.counted]
         misfit = (at_nodes.square().sum() + between.square().sum()) / self.states.numel()
         gap = (paths[:-1, -1] - nodes[1:]).square().mean() if len(nodes) > 1 else misfit.new_zeros(())
         return Shot(misfit, gap, nf)
-
-    def _paths(self, net: nn.Module, nodes: Tensor) -> tuple[Tensor, int]:
-        """The states at the end of each interval of each segment, ``(segments, length, size)``.
-
-        Time is counted in intervals, so that segments with different spacings go into one batch.
-        """
-        if self.even:
-            sol = self._solve(net, self.steps[:, :1], nodes, self.length)
-            return sol.ys.transpose(0, 1), sol.stats.nf
-        ends, nf, state = [], 0, nodes
-        for i in range(self.length):
-            sol = self._solve(net, self.steps[:, i : i + 1], state, 1)
-            state = sol.ys[0]
-            ends.append(state)
-            nf += sol.stats.nf
-        return torch.stack(ends, dim=1), nf
-
-    def _solve(self, net: nn.Module, step: Tensor, start: Tensor, intervals: int) -> Any:
-        problem = ODEProblem(lambda t, y: step * net(y), start, (0.0, float(intervals)), batched=True)
-        saves = [float(i + 1) for i in range(intervals)]
-        return solve(problem, saveat=saves, dense=False, save_everystep=False, **self.solver)

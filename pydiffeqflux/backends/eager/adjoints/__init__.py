@@ -9,7 +9,7 @@ from torch import Tensor
 from .... import sensealg as sensealgs
 from ....callbacks import Event
 from ....errors import UnsupportedError
-from ....methods import Method
+from ....methods import Method, Symplectic
 from ....sensealg import DiscreteAdjoint, SenseAlg
 from ..integrate import Counts, Outcome, Settings
 from ..rhs import Rhs
@@ -46,6 +46,7 @@ def adjoint_runner(
 ) -> Runner:
     """What solves a stretch so that its backward pass is ``sensealg``'s."""
     params: list[Tensor] | None = None
+    _check_halves(method, sensealg)
 
     def run(y0: Tensor, stretch: Stretch) -> Outcome:
         nonlocal params
@@ -62,6 +63,22 @@ def adjoint_runner(
         return run_stretch(algorithm(job), y0)
 
     return run
+
+
+def _check_halves(method: Method, sensealg: SenseAlg) -> None:
+    """Whether a symplectic method can step what ``sensealg`` solves.
+
+    The adjoint of a separable system is one itself; together with a state or parameter gradients it is not.
+
+    Raises:
+        UnsupportedError: it cannot, and no other method was given.
+    """
+    together = (sensealgs.BacksolveAdjoint, sensealgs.InterpolatingAdjoint, sensealgs.ForwardSensitivity)
+    if isinstance(method, Symplectic) and isinstance(sensealg, together) and getattr(sensealg, "method", None) is None:
+        raise UnsupportedError(
+            f"sensealg={sensealg.name} solves an equation that has no halves as method={method} needs them: use"
+            f" DiscreteAdjoint() or GaussAdjoint(), or BacksolveAdjoint(method='tsit5')."
+        )
 
 
 def _parameters(rhs: Rhs, sensealg: SenseAlg, y0: Tensor, t0: float) -> list[Tensor]:

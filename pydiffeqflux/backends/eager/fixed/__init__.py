@@ -1,4 +1,4 @@
-"""Methods for fixed steps that are not explicit Runge-Kutta ones: implicit ones, and Adams methods."""
+"""Methods for fixed steps that are not explicit Runge-Kutta ones: implicit, Adams and symplectic ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from .... import methods
 from ....errors import UnsupportedError
 from ....methods import Method
 from ..stepper import Stepper
-from . import gauss_legendre, implicit_euler, implicit_midpoint, radau_iia, sdirk2, trapezoid, trbdf2
+from . import gauss_legendre, implicit_euler, implicit_midpoint, radau_iia, sdirk2, symplectic, trapezoid, trbdf2
 from .adams import Adams, Corrector
 from .tableau import FixedImplicit, ImplicitTableau
 
@@ -22,9 +22,20 @@ _IMPLICIT: dict[type[Method], ImplicitTableau] = {
     methods.FixedTRBDF2: trbdf2.TABLEAU,
 }
 
+_SYMPLECTIC: dict[type[Method], symplectic.Composition] = {
+    methods.SymplecticEuler: symplectic.SYMPLECTIC_EULER,
+    methods.VelocityVerlet: symplectic.VELOCITY_VERLET,
+    methods.Leapfrog: symplectic.LEAPFROG,
+    methods.Ruth3: symplectic.RUTH3,
+    methods.CandyRoz4: symplectic.CANDY_ROZMUS4,
+    methods.McAte4: symplectic.MCLACHLAN_ATELA4,
+    methods.Yoshida6: symplectic.YOSHIDA6,
+    methods.KahanLi8: symplectic.KAHAN_LI8,
+}
+
 
 def fixed_stepper(method: Method, *, batched: bool = False, second_order: bool = False) -> Stepper:
-    """The stepper of ABM4 or of a fixed-step implicit method.
+    """The stepper of ABM4, or of a fixed-step symplectic or implicit method.
 
     Args:
         method: from the catalogue.
@@ -36,6 +47,8 @@ def fixed_stepper(method: Method, *, batched: bool = False, second_order: bool =
     """
     if isinstance(method, methods.ABM4):
         return Adams(max_order=4, corrector=Corrector())
+    if type(method) in _SYMPLECTIC:
+        return symplectic.Symplectic(_SYMPLECTIC[type(method)])
     tableau = _IMPLICIT.get(type(method))
     if tableau is None:
         raise UnsupportedError(f"method={method} is not one of the fixed-step methods of backend='torch'.")
