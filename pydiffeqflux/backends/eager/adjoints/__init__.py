@@ -78,4 +78,4 @@ def _parameters(rhs: Rhs, sensealg: SenseAlg, y0: Tensor, t0: float) -> list[Ten
             f"sensealg={sensealg.name} inside a torch.func transform (grad, vmap, ...): there, use sensealg=None or"
             f" DiscreteAdjoint(), whose steps torch.func transforms like any other operations."
         ) from inside
-    return captured_tensors(rhs.func, lambda: rhs.evaluate(when, at), [at, when])
+    return captured_tensors(rhs.models, lambda: rhs.probe(when, at), [at, when])
