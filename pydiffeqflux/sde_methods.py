@@ -209,6 +209,11 @@ def known(noise: str, interpretation: str) -> list[str]:
     return [kind.name for kind in CATALOGUE if noise in kind.noises and interpretation in kind.interpretations]
 
 
+def is_known(name: str) -> bool:
+    """Whether a method for stochastic equations has this name."""
+    return name.strip().lower().replace("()", "") in _BY_NAME
+
+
 def default(noise: str, interpretation: str) -> SDEMethod:
     """The method of choice: the highest order there is, with adaptive steps."""
     if interpretation == "stratonovich":
@@ -232,10 +237,8 @@ def resolve(method: Method | type[Method] | str) -> SDEMethod:
             f"method={method} is {type(method).__name__}, a method for ODEs, which knows nothing of the noise; for an"
             f" SDEProblem give one of {', '.join(kind.__name__ for kind in CATALOGUE)}."
         )
-    if isinstance(method, str):
-        text = method.strip().lower().replace("()", "")
-        if text in _BY_NAME:
-            return _BY_NAME[text]()
+    if isinstance(method, str) and is_known(method):
+        return _BY_NAME[method.strip().lower().replace("()", "")]()
     raise UnknownNameError("method", method, _BY_NAME)
 
 

@@ -13,6 +13,7 @@ from ....methods import Method
 from ....sensealg import DiscreteAdjoint, SenseAlg
 from ..integrate import Counts, Outcome, Settings
 from ..rhs import Rhs
+from ..sde.equation import Sde
 from ..stepper import Stepper
 from ..stretch import Runner, Stretch
 from .adjoint import Adjoint
@@ -56,12 +57,23 @@ def adjoint_runner(
         )
         if isinstance(sensealg, DiscreteAdjoint):
             return run_checkpointed(job, y0)
-        algorithm = _ALGORITHMS.get(type(sensealg))
+        algorithm = _stochastic(stepper) if isinstance(rhs, Sde) else _ALGORITHMS.get(type(sensealg))
         if algorithm is None:
             raise UnsupportedError(f"sensealg={sensealg.name} does not exist on backend='torch'.")
         return run_stretch(algorithm(job), y0)
 
     return run
+
+
+def _stochastic(stepper: Stepper) -> type[Adjoint]:
+    """The only continuous adjoint of stochastic equations, or the exact one of the method that has it."""
+    from ..sde.backsolve import StochasticBacksolve
+    from ..sde.reversible import ReversibleBacksolve
+    from ..sde.reversible_heun import ReversibleHeunScheme
+    from ..sde.scheme import Halved
+
+    scheme = stepper.scheme if isinstance(stepper, Halved) else stepper
+    return ReversibleBacksolve if isinstance(scheme, ReversibleHeunScheme) else StochasticBacksolve
 
 
 def _parameters(rhs: Rhs, sensealg: SenseAlg, y0: Tensor, t0: float) -> list[Tensor]:

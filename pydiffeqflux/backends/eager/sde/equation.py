@@ -67,6 +67,11 @@ class Sde(Rhs):
         """Drift, and ``diffusion(t, y) w``."""
         return self(t, y), self.product(t, y, w)
 
+    def flow(self, t: Scalar, y: Tensor, dt: float, w: Tensor) -> Tensor:
+        """``drift(t, y) dt + diffusion(t, y) w``."""
+        f, noise = self.both_product(t, y, w)
+        return f * dt + noise
+
     def columns(self, g: Tensor) -> list[Tensor]:
         """The vector fields ``g_k (*, d)`` of a diffusion that is a matrix."""
         return list(g.unbind(-1))
@@ -129,16 +134,16 @@ class Sde(Rhs):
                 total = total + forth
         return total
 
-    def stratonovich_drift(self, t: Scalar, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The drift of the same equation in Stratonovich form, and the diffusion.
+    def stratonovich_product(self, t: Scalar, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        """The drift of the same equation in Stratonovich form, and ``diffusion(t, y) w``.
 
         ``f - 1/2 sum_k (dg_k/dy) g_k`` where the equation is Ito's (Kloeden & Platen, section 4.9).
         """
+        if self.interpretation == "stratonovich" or self.noise == "additive":
+            return self.both_product(t, y, w)
         f = self(t, y)
-        if self.interpretation == "stratonovich":
-            return f, self.diffusion(t, y)
         g, correction = self.along_itself(t, y, 0.5)
-        return f - correction, g
+        return f - correction, self.times(g, w)
 
     # -- checks -----------------------------------------------------------------------------------
 

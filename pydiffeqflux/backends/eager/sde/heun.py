@@ -17,6 +17,5 @@ class HeunScheme(Scheme):
 
     def move(self, sde: Sde, t: float, dt: float, y: Tensor, carry: Any) -> Move:
         w = sde.path.increment(t, dt)
-        f, noise = sde.both_product(t, y, w)
-        f1, noise1 = sde.both_product(t + dt, y + f * dt + noise, w)
-        return y + 0.5 * ((f + f1) * dt + noise + noise1), None, None
+        first = sde.flow(t, y, dt, w)
+        return y + 0.5 * (first + sde.flow(t + dt, y + first, dt, w)), None, None

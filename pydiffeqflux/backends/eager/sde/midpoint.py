@@ -17,9 +17,8 @@ class MidpointScheme(Scheme):
 
     def move(self, sde: Sde, t: float, dt: float, y: Tensor, carry: Any) -> Move:
         w = sde.path.increment(t, dt)
-        f, noise = sde.both_product(t, y, w)
-        f, noise = sde.both_product(t + 0.5 * dt, y + 0.5 * (f * dt + noise), w)
-        return y + f * dt + noise, None, None
+        first = sde.flow(t, y, dt, w)
+        return y + sde.flow(t + 0.5 * dt, y + 0.5 * first, dt, w), None, None
 
 
 class LogOdeScheme(Scheme):
@@ -29,8 +28,7 @@ class LogOdeScheme(Scheme):
 
     def move(self, sde: Sde, t: float, dt: float, y: Tensor, carry: Any) -> Move:
         w, area = sde.path.with_levy_area(t, dt)
-        f, noise = sde.both_product(t, y, w)
-        when, middle = t + 0.5 * dt, y + 0.5 * (f * dt + noise)
+        when, middle = t + 0.5 * dt, y + 0.5 * sde.flow(t, y, dt, w)
         f, g = sde.both(when, middle)
         y1 = y + f * dt + sde.times(g, w)
         if sde.noise == "general":

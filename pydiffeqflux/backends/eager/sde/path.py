@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ....errors import InvalidArgumentError, ShapeError
+from .tree import DEPTH, Tree
 
-#: The path is resolved to this part of the time span; a power of ten.
-RESOLUTION = 1e-7
+#: A path of a seed is resolved to this part of the time span.
+RESOLUTION = 2.0**-DEPTH
 
 
 class Path:
@@ -81,15 +82,13 @@ class _Scaled:
         return (found[0] * root, found[1] * root * self.span) if return_U else found * root
 
 
-#: What torchsde calls the areas that methods ask for.
-_APPROXIMATION = {"": "none", "space-time": "space-time", "levy": "foster"}
-
-
 def drawn(seed: int, t0: float, t1: float, like: Tensor, shape: tuple[int, ...], area: str) -> Callable[..., Any]:
     """The path that belongs to a seed, of this shape, and the dtype and device of ``like``.
 
-    torchsde's dyadic tree: a function of the seed and of time alone, in the memory of a few increments.
+    A function of the seed and of time alone. Levy areas, which few methods ask for, come from torchsde's tree.
     """
+    if area != "levy":
+        return Tree(seed, t0, t1, shape, like.dtype, like.device)
     from torchsde import BrownianInterval  # needed only here
 
     motion = BrownianInterval(
@@ -99,9 +98,9 @@ def drawn(seed: int, t0: float, t1: float, like: Tensor, shape: tuple[int, ...],
         dtype=like.dtype,
         device=like.device,
         entropy=seed,
-        tol=RESOLUTION,
+        tol=10.0 ** math.ceil(math.log10(RESOLUTION)),
         halfway_tree=True,
-        levy_area_approximation=_APPROXIMATION[area],
+        levy_area_approximation="foster",
     )
     return _Scaled(motion, t0, t1)
 
