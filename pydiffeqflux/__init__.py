@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .callbacks import Event, PresetTimeCallback
 from .controllers import IController, PIController, PIDController
 from .errors import PyDiffEqFluxError
 from .layers.neural_ode import NeuralODE
+from .layers.neural_sde import NeuralDSDE, NeuralSDE
 from .methods import (
     ABM4,
     QNDF,
@@ -65,6 +68,7 @@ from .sensealg import (
 from .solution import EventRecord, Solution, Stats, Status
 from .solve import solve
 from .torchdiffeq_api import odeint, odeint_adjoint, odeint_dense, odeint_event
+from .torchsde_api import sdeint, sdeint_adjoint
 
 __version__ = "0.1.0"
 
@@ -97,7 +101,9 @@ __all__ = [
     "Method",
     "Midpoint",
     "Milstein",
+    "NeuralDSDE",
     "NeuralODE",
+    "NeuralSDE",
     "ODEProblem",
     "PIController",
     "PIDController",
@@ -130,5 +136,16 @@ __all__ = [
     "odeint_adjoint",
     "odeint_dense",
     "odeint_event",
+    "sdeint",
+    "sdeint_adjoint",
     "solve",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """torchsde's Brownian motions and base classes, imported when first asked for."""
+    from . import torchsde_api
+
+    if name in torchsde_api.HANDED_ON:
+        return getattr(torchsde_api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -80,6 +80,10 @@ class UnsupportedError(PyDiffEqFluxError, NotImplementedError):
     """Two choices that exist, but not together (the message says which pair does)."""
 
 
+class MethodNoiseError(UnsupportedError, InvalidArgumentError):
+    """A method for SDEs of another kind of noise, or in the other interpretation; the message names those for this."""
+
+
 class InvalidToleranceError(InvalidArgumentError, AssertionError):
     """A tolerance that is negative, not finite, requires a gradient, or does not fit the state."""
 

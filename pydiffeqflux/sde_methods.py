@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .errors import UnknownNameError, UnsupportedError
+from .errors import MethodNoiseError, UnknownNameError, UnsupportedError
 from .methods import Method
 
 #: How the Brownian motion enters: ``diagonal`` (one entry each), ``scalar`` (one for all), ``additive`` (by a
@@ -246,20 +246,20 @@ def check(method: SDEMethod, noise: str, interpretation: str) -> None:
     """That ``method`` converges to the solution of such an equation.
 
     Raises:
-        UnsupportedError: it does not; the message names those that do.
+        MethodNoiseError: it does not; the message names those that do.
     """
     rather = f"use one of {', '.join(known(noise, interpretation))}"
     if interpretation not in method.interpretations:
-        raise UnsupportedError(
+        raise MethodNoiseError(
             f"method={method} solves {' and '.join(method.interpretations)} equations, and this problem has"
             f" interpretation={interpretation!r}: {rather}, or rewrite the drift for the other interpretation."
         )
     if noise not in method.noises:
-        raise UnsupportedError(
+        raise MethodNoiseError(
             f"method={method} is for {', '.join(method.noises)} noise, and this problem has noise={noise!r}: {rather}."
         )
     if method.adaptive and isinstance(method, EM) and noise != "additive":
-        raise UnsupportedError(
+        raise MethodNoiseError(
             f"EM(adaptive=True) with noise={noise!r}: where steps are chosen by looking at the path, Euler-Maruyama"
             f" converges to something else than the solution (Gaines & Lyons 1997): take fixed steps, EM() and dt, or"
             f" {rather}."

@@ -31,11 +31,12 @@ class SDEProblem:
             ``"scalar"``: one Brownian motion a row; ``"additive"``: the diffusion does not depend on ``y``;
             ``"general"``: any matrix.
         interpretation: ``"ito"`` or ``"stratonovich"``.
-        seed: the Brownian path is a function of this number, of the time span and of time alone, however the steps
-            are chosen (methods that need its area too see another path than those that do not). None draws a seed
-            from torch's global generator in every solve.
+        noise_dim: the number m of Brownian motions, to be checked against what the diffusion returns.
+        seed: the Brownian path is a function of this number, of the time span and of time alone, whatever the steps
+            and the method (but ``LogODE``, which asks for Levy areas too, sees another path than the rest). None
+            draws a seed from torch's global generator in every solve; ``stats.seed`` says which.
         brownian: the path itself, instead of a seed: ``brownian(ta, tb)`` is the increment, as that of
-            :class:`~pydiffeqflux.BrownianInterval`, whose ``dt`` hint makes fixed steps cheap.
+            :class:`~pydiffeqflux.BrownianInterval`.
 
     Raises:
         InvalidArgumentError, InvalidStateError, InvalidTimesError, UnknownNameError, UnsupportedError
@@ -54,6 +55,7 @@ class SDEProblem:
     t_span: Sequence[TimeLike] | Tensor
     noise: str = field(default="diagonal", kw_only=True)
     interpretation: str = field(default="ito", kw_only=True)
+    noise_dim: int | None = field(default=None, kw_only=True)
     seed: int | None = field(default=None, kw_only=True)
     brownian: Any = field(default=None, kw_only=True)
     t0: TimePoint = field(init=False, repr=False)
@@ -83,7 +85,9 @@ class SDEProblem:
                 f"y0 is a {kind}; the state of an SDEProblem is a real tensor of shape (*, d): torch.ones(8, 2), say."
             )
         packed, spec = pack(self.y0)
-        t0, t1 = _ends(self.t_span)
+        t0, t1 = span_of(self.t_span)
+        if self.noise_dim is not None:
+            check_noise_dim(self.noise_dim, "noise_dim")
         _check_path(self.seed, self.brownian)
         for name, given in (("packed", packed), ("spec", spec), ("t0", t0), ("t1", t1)):
             object.__setattr__(self, name, given)
@@ -94,7 +98,23 @@ class SDEProblem:
         return self.drift
 
 
-def _ends(t_span: Any) -> tuple[TimePoint, TimePoint]:
+def check_noise_dim(m: Any, name: str) -> None:
+    """A number of Brownian motions.
+
+    Raises:
+        InvalidArgumentError: it is none.
+    """
+    if isinstance(m, bool) or not isinstance(m, numbers.Integral) or m < 1:
+        raise InvalidArgumentError(f"{name}={m!r} must be a positive integer: how many Brownian motions there are.")
+
+
+def span_of(t_span: Any) -> tuple[TimePoint, TimePoint]:
+    """Both ends of a time span on which noise can act.
+
+    Raises:
+        InvalidTimesError: not two finite times in increasing order.
+        UnsupportedError: one of them requires a gradient.
+    """
     t0, t1 = span_ends(t_span)
     if t1.value < t0.value:
         raise InvalidTimesError(

@@ -15,7 +15,7 @@ from ..adjoints.adjoint import Adjoint
 from ..adjoints.job import Job, Seeds
 from ..integrate import Integration, Outcome
 from .equation import Sde
-from .reversible_heun import Companion, back, forth
+from .reversible_heun import Companion, ReversibleHeunScheme, back, forth
 from .scheme import Halved
 
 
@@ -39,6 +39,13 @@ class ReversibleBacksolve(Adjoint):
             return super().forward(y0)
         finally:
             self.job.settings = settings
+
+    @property
+    def _scheme(self) -> ReversibleHeunScheme:
+        stepper = self.job.stepper
+        scheme = stepper.scheme if isinstance(stepper, Halved) else stepper
+        assert isinstance(scheme, ReversibleHeunScheme)
+        return scheme
 
     def _note(self, loop: Integration, dt: float, target: float | None) -> None:
         self.loop = loop
@@ -76,6 +83,8 @@ class ReversibleBacksolve(Adjoint):
         self, sde: Sde, y0: Tensor, of_y: Tensor, of_carry: Companion, mu: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """The companion starts as the state, with drift and diffusion there."""
+        if self._scheme.given is not None:
+            return of_y, mu
         with torch.enable_grad():
             at = y0.detach().requires_grad_()
             found = _grads(sde.both(self.job.t0, at), (at, *self.job.params), of_carry[:2])

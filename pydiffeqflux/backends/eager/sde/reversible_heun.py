@@ -25,8 +25,14 @@ class ReversibleHeunScheme(Scheme):
 
     order = 2
 
+    def __init__(self, given: Companion | None = None):
+        #: What to start from, where a solve goes on from another one.
+        self.given = given
+
     def start(self, rhs: Rhs, t: Scalar, y: Tensor) -> Companion:
         assert isinstance(rhs, Sde)
+        if self.given is not None:
+            return self.given
         f, g = rhs.both(t, y)
         return Companion(f, g, y)
 

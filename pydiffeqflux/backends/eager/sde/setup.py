@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ....errors import InvalidArgumentError
+from ....errors import InvalidArgumentError, ShapeError
 from ....methods import Method
 from ....problem import ODEProblem
 from ....sde_methods import SDEMethod
@@ -33,6 +33,11 @@ def _path(sde: Sde, problem: SDEProblem, method: SDEMethod, options: SolveOption
     """The problem's own, or that of its seed."""
     t0, t1, like = problem.t0.value, problem.t1.value, problem.packed
     shape = sde.noise_shape(t0, like)
+    if problem.noise_dim not in (None, shape[-1]):
+        raise ShapeError(
+            f"the diffusion returned a shape for {shape[-1]} Brownian motions, and noise_dim (nbrown of a NeuralSDE)"
+            f" says {problem.noise_dim}; with noise={problem.noise!r} its last dimension must be that."
+        )
     saves = () if options.saves is None else options.saves.values
     doses = [point.value for dose in options.doses for point in dose.points()]
     marks = [t0, t1, *saves, *options.stops, *doses]
