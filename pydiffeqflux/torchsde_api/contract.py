@@ -107,7 +107,7 @@ def _complete(functions: dict[str, Any]) -> None:
 def _times(ts: Any) -> tuple[float, ...]:
     if isinstance(ts, Tensor):
         if ts.requires_grad:
-            raise InvalidTimesError("ts requires a gradient, and the paths of an SDE have no derivative in time: detach.")
+            raise InvalidTimesError("ts requires a gradient; paths of an SDE have no derivative in time: detach it.")
         if ts.dim() != 1:
             raise InvalidTimesError(f"ts has shape {tuple(ts.shape)}; it must be one-dimensional.")
         values = ts.tolist()

@@ -45,8 +45,6 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         g_ys, g_y1 = grads
-        if torch.is_grad_enabled() and (g_ys.requires_grad or g_y1.requires_grad):
-            raise _no_second_derivative(ctx.adjoint)
         y0, ys, y1, *params = ctx.saved_tensors
         adjoint: Adjoint = ctx.adjoint
         job = adjoint.job
@@ -64,7 +62,7 @@ class _Solve(torch.autograd.Function):
                     g_saves[i] = _dot(g_ys[i], job.rhs(t, ys[i])).to(saves)
         found = (lam0, g_t0, g_t1, g_saves, *mu)
         if torch.is_grad_enabled():  # create_graph=True: whoever differentiates these gradients has to be told
-            inputs = [x for x in (y0, t0, t1, saves, *params) if x is not None and x.requires_grad]
+            inputs = [x for x in (y0, t0, t1, saves, g_ys, g_y1, *params) if x is not None and x.requires_grad]
             found = tuple(None if g is None else _Once.apply(ctx.adjoint, g, *inputs) for g in found)
         return (None, *found)
 
