@@ -33,8 +33,7 @@ class SDEProblem:
         interpretation: ``"ito"`` or ``"stratonovich"``.
         noise_dim: the number m of Brownian motions, to be checked against what the diffusion returns.
         seed: the Brownian path is a function of this number, of the time span and of time alone, whatever the steps
-            and the method (but ``LogODE``, which asks for Levy areas too, sees another path than the rest). None
-            draws a seed from torch's global generator in every solve; ``stats.seed`` says which.
+            and the method. None draws a seed from torch's global generator in every solve; ``stats.seed`` says which.
         brownian: the path itself, instead of a seed: ``brownian(ta, tb)`` is the increment, as that of
             :class:`~pydiffeqflux.BrownianInterval`.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ....errors import InvalidArgumentError, ShapeError
-from .tree import DEPTH, Tree
+from .tree import DEPTH
 
 #: A path of a seed is resolved to this part of the time span.
 RESOLUTION = 2.0**-DEPTH
@@ -65,44 +64,6 @@ class Path:
             if abs(mark - t) <= 1e-8 * abs(dt):
                 return mark
         return t
-
-
-class _Scaled:
-    """A Brownian motion on [0, 1] as one on [t0, t1], where decimal rounding of times is relative to the span."""
-
-    def __init__(self, motion: Any, t0: float, t1: float):
-        self.motion, self.t0, self.span = motion, t0, t1 - t0
-
-    def __call__(self, ta: float, tb: float, return_U: bool = False, return_A: bool = False) -> Any:
-        a, b = ((min(max(t - self.t0, 0.0), self.span)) / self.span for t in (ta, tb))
-        found = self.motion(a, b, return_U=return_U, return_A=return_A)
-        root = math.sqrt(self.span)
-        if return_A:
-            return found[0] * root, found[1] * self.span
-        return (found[0] * root, found[1] * root * self.span) if return_U else found * root
-
-
-def drawn(seed: int, t0: float, t1: float, like: Tensor, shape: tuple[int, ...], area: str) -> Callable[..., Any]:
-    """The path that belongs to a seed, of this shape, and the dtype and device of ``like``.
-
-    A function of the seed and of time alone. Levy areas, which few methods ask for, come from torchsde's tree.
-    """
-    if area != "levy":
-        return Tree(seed, t0, t1, shape, like.dtype, like.device)
-    from torchsde import BrownianInterval  # needed only here
-
-    motion = BrownianInterval(
-        0.0,
-        1.0,
-        size=shape,
-        dtype=like.dtype,
-        device=like.device,
-        entropy=seed,
-        tol=10.0 ** math.ceil(math.log10(RESOLUTION)),
-        halfway_tree=True,
-        levy_area_approximation="foster",
-    )
-    return _Scaled(motion, t0, t1)
 
 
 def checked(motion: Any, t0: float, t1: float, like: Tensor, shape: tuple[int, ...], area: str) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from ..rhs import Rhs
 from ..stepper import Stepper
 from . import path as paths
 from .equation import Sde
+from .tree import Tree
 
 
 def equation_of(problem: Problem, method: Method, options: SolveOptions) -> Rhs:
@@ -44,7 +45,7 @@ def _path(sde: Sde, problem: SDEProblem, method: SDEMethod, options: SolveOption
     if problem.brownian is not None:
         return paths.Path(paths.checked(problem.brownian, t0, t1, like, shape, method.area), marks)
     seed = paths.new_seed() if problem.seed is None else int(problem.seed)
-    motion = paths.drawn(seed, t0, t1, like, shape, method.area)
+    motion = Tree(seed, t0, t1, shape, like.dtype, like.device)
     return paths.Path(motion, marks, paths.RESOLUTION * (t1 - t0), seed)
 
 

@@ -32,6 +32,9 @@ Weights = dict[int, tuple[float, float]]
 class Tree:
     """``tree(ta, tb)`` is ``W(tb) - W(ta)``; with ``return_U`` also the integral of ``W(s) - W(ta)`` over the step.
 
+    With ``return_A`` also the Levy area ``(*shape, m)``, which (unlike the rest) is right in law only: that of a step
+    is not made up of those of its parts.
+
     Args:
         seed: any integer.
         t0, t1: the ends of the span.
@@ -51,7 +54,9 @@ class Tree:
         self._slots: OrderedDict[int, int] = OrderedDict()
         self._known: OrderedDict[int, tuple[Weights, Weights]] = OrderedDict()
 
-    def __call__(self, ta: float, tb: float, return_U: bool = False) -> Any:
+    def __call__(self, ta: float, tb: float, return_U: bool = False, return_A: bool = False) -> Any:
+        if return_A:
+            return self._with_area(ta, tb)
         a, b = self._cell(ta), self._cell(tb)
         (w_a, u_a), (w_b, u_b) = self._weights(a), self._weights(b)
         root = math.sqrt(self.span)
@@ -61,6 +66,24 @@ class Tree:
         scale = root * self.span
         step = (b - a) / (1 << DEPTH)
         return w, self._sum(_combined((u_b, scale), (u_a, -scale), (w_a, -scale * step)))
+
+    def _with_area(self, ta: float, tb: float) -> tuple[Tensor, Tensor]:
+        """The increment, and Levy's area ``A_ij``, half the integral of ``W_i dW_j - W_j dW_i``, drawn given the path.
+
+        Foster, Lyons & Oberhauser: given ``W`` and ``H`` its mean is ``H_i W_j - W_i H_j`` and its variance
+        ``h^2 / 20 + h (H_i^2 + H_j^2) / 5``; a normal number takes the place of what is not known of its law.
+        """
+        w, u = self(ta, tb, return_U=True)
+        h = tb - ta
+        x = u / h - w / 2
+        place = (self._cell(ta) << (DEPTH + 1)) + self._cell(tb)
+        self._generator.manual_seed(_mixed(self.seed + 1, place))
+        noise = torch.empty((*self.shape, self.shape[-1]), dtype=w.dtype, device=w.device)
+        noise.normal_(generator=self._generator)
+        squares = (x * x).unsqueeze(-1) + (x * x).unsqueeze(-2)
+        deviation = (h * h / 20 + squares * (h / 5)).sqrt()
+        mean = x.unsqueeze(-1) * w.unsqueeze(-2) - w.unsqueeze(-1) * x.unsqueeze(-2)
+        return w, mean + deviation * (noise - noise.transpose(-1, -2)) / math.sqrt(2)
 
     def _cell(self, t: float) -> int:
         last = 1 << DEPTH
