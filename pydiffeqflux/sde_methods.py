@@ -258,6 +258,11 @@ def check(method: SDEMethod, noise: str, interpretation: str) -> None:
         raise MethodNoiseError(
             f"method={method} is for {', '.join(method.noises)} noise, and this problem has noise={noise!r}: {rather}."
         )
+    if method.adaptive and isinstance(method, LogODE):
+        raise MethodNoiseError(
+            "LogODE(adaptive=True): the Levy area of a step is drawn anew and not made up of those of its halves, so that"
+            " comparing them says nothing about the error: take fixed steps, LogODE() and dt, or SDEHeun(adaptive=True)."
+        )
     if method.adaptive and isinstance(method, EM) and noise != "additive":
         raise MethodNoiseError(
             f"EM(adaptive=True) with noise={noise!r}: where steps are chosen by looking at the path, Euler-Maruyama"

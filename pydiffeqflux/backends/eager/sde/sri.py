@@ -61,7 +61,9 @@ class Sri(Scheme):
         slopes: list[Tensor] = []
         noises: list[Tensor] = []
         for i, wanted in enumerate(self._drifts):
-            if wanted:
+            if wanted and i and not (any(tab.a0[i]) or any(tab.b0[i]) or tab.c0[i]):
+                slopes.append(slopes[0])  # the first stage again
+            elif wanted:
                 stage = advance(y, dt, nonzero(tab.a0[i]), slopes)
                 if any(tab.b0[i]):
                     stage = stage + combine(nonzero(tab.b0[i]), noises) * mean
