@@ -260,8 +260,8 @@ def check(method: SDEMethod, noise: str, interpretation: str) -> None:
         )
     if method.adaptive and isinstance(method, LogODE):
         raise MethodNoiseError(
-            "LogODE(adaptive=True): the Levy area of a step is drawn anew and not made up of those of its halves, so that"
-            " comparing them says nothing about the error: take fixed steps, LogODE() and dt, or SDEHeun(adaptive=True)."
+            "LogODE(adaptive=True): the Levy area of a step is drawn anew, not made up of those of its halves, and so"
+            " comparing them says nothing of the error: take fixed steps, LogODE() and dt, or SDEHeun(adaptive=True)."
         )
     if method.adaptive and isinstance(method, EM) and noise != "additive":
         raise MethodNoiseError(
