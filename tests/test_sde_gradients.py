@@ -219,6 +219,48 @@ def test_without_a_gradient_in_the_diffusion(noise: str) -> None:
     assert distance(grads[1], grads[0]) < 0.02
 
 
+# -- torch.func ---------------------------------------------------------------------------------
+
+RATE = torch.tensor(0.5, dtype=F64)
+
+
+def end(y0: Tensor, rate: Tensor, method: str = "sriw1", seed: int | None = 1) -> Tensor:
+    sense = "stratonovich" if method == "heun" else "ito"
+    problem = pdf.SDEProblem(
+        lambda t, y: -rate * y, lambda t, y: rate * torch.cos(y), y0, (0.0, 1.0), interpretation=sense, seed=seed
+    )
+    return pdf.solve(problem, method, dt=0.1, saveat=[1.0], rtol=0.1, atol=0.1).ys[-1]
+
+
+@pytest.mark.parametrize("method", ["em", "sriw1", "heun"])
+def test_torch_func_derivatives(method: str) -> None:
+    y0, rate = torch.ones(2, 2, dtype=F64), RATE.clone().requires_grad_()
+    (exact,) = torch.autograd.grad(end(y0, rate, method).sum(), rate)
+    of_rate = lambda rate: end(y0, rate, method)  # noqa: E731
+    assert torch.allclose(torch.func.grad(lambda rate: of_rate(rate).sum())(RATE), exact)
+    assert torch.allclose(torch.func.jacrev(of_rate)(RATE).sum(), exact)
+    assert torch.allclose(torch.func.jacfwd(of_rate)(RATE).sum(), exact)
+
+
+def test_torch_func_vmap_gives_all_samples_one_path() -> None:
+    starts = torch.randn(3, 2, 2, dtype=F64)
+    assert torch.allclose(
+        torch.func.vmap(lambda y: end(y, RATE, "em"))(starts), torch.stack([end(y, RATE, "em") for y in starts])
+    )
+    with pytest.raises(UnsupportedError, match=r"vmap over an SDEProblem without a seed: give it one"):
+        torch.func.vmap(lambda y: end(y, RATE, seed=None))(starts)
+
+
+def test_torch_func_and_methods_that_use_autograd_themselves() -> None:
+    with pytest.raises(UnsupportedError, match=r"differentiates the diffusion by autograd.*sosri"):
+        torch.func.grad(lambda rate: end(torch.ones(1, 2, dtype=F64), rate, "milstein").sum())(RATE)
+    problem = lambda rate: pdf.SDEProblem(  # noqa: E731
+        lambda t, y: -rate * y, lambda t, y: y, torch.ones(1, 2, dtype=F64), (0.0, 1.0), seed=1
+    )
+    with pytest.raises(UnsupportedError, match=r"sensealg=BacksolveAdjoint inside a torch\.func transform"):
+        torch.func.grad(lambda r: pdf.solve(problem(r), "em", dt=0.5, sensealg="backsolve").ys[-1].sum())(RATE)
+
+
 # -- what there is not --------------------------------------------------------------------------
 
 

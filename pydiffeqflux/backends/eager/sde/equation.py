@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....errors import DtypeError, ShapeError
+from ....errors import DtypeError, ShapeError, UnsupportedError
+from ....tracking import transforming
 from ..rhs import Rhs, Scalar
 from .path import Path
 
@@ -82,7 +83,11 @@ class Sde(Rhs):
         """``g``, and ``sum_k v_k (dg_k/dy) g_k``: what Milstein's term and the Ito correction are made of.
 
         ``v`` is shaped like the noise, or one number. Differentiable where gradients are enabled.
+
+        Raises:
+            UnsupportedError: inside a ``torch.func`` transform, in which autograd cannot be asked for it.
         """
+        self._outside_transforms()
         nested = torch.is_grad_enabled()
         with torch.enable_grad():
             at = y.view_as(y) if nested and y.requires_grad else y.detach().requires_grad_()
@@ -98,6 +103,7 @@ class Sde(Rhs):
 
     def along(self, t: Scalar, y: Tensor, directions: Tensor) -> Tensor:
         """``sum_k (dg_k/dy) directions_k`` for directions ``(*, d, m)``, the columns of a matrix."""
+        self._outside_transforms()
         nested = torch.is_grad_enabled()
         with torch.enable_grad():
             at = y.view_as(y) if nested and y.requires_grad else y.detach().requires_grad_()
@@ -107,6 +113,13 @@ class Sde(Rhs):
             else:
                 found = self._jacobian_products(g, directions, at)
         return found if nested else found.detach()
+
+    def _outside_transforms(self) -> None:
+        if transforming() and self.noise != "additive":
+            raise UnsupportedError(
+                "this method differentiates the diffusion by autograd, which it cannot inside a torch.func transform"
+                " (grad, vmap, ...): take 'sosri' or 'sriw1' (Ito), or 'heun' or 'midpoint' (Stratonovich)."
+            )
 
     def _diagonal(self, g: Tensor, y: Tensor, nested: bool) -> Tensor:
         """``d g_i / d y_i``, exactly, also where entry i depends on the others: one product for each i."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ....errors import InvalidArgumentError, ShapeError
+from ....tracking import reading
 from .tree import DEPTH
 
 #: A path of a seed is resolved to this part of the time span.
@@ -105,5 +106,10 @@ def _without_area(wanted: tuple[str, str] | None, why: Exception | None) -> Inva
 
 
 def new_seed() -> int:
-    """A seed from torch's global generator, so that ``torch.manual_seed`` makes a program reproducible."""
-    return int(torch.randint(0, 2**31 - 1, ()))
+    """A seed from torch's global generator, so that ``torch.manual_seed`` makes a program reproducible.
+
+    Raises:
+        UnsupportedError: under ``torch.func.vmap``, where it cannot be told whether all samples should have the same.
+    """
+    with reading("an SDEProblem without a seed", "give it one, and every sample sees that path"):
+        return int(torch.randint(0, 2**31 - 1, ()))

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....tracking import untransformed
+
 #: The depth of the tree: times are resolved to this power of one half, times the span.
 DEPTH = 26
 #: How many places' noise is kept: that of two ways down, and of what lies near them.
@@ -79,7 +81,8 @@ class Tree:
         place = (self._cell(ta) << (DEPTH + 1)) + self._cell(tb)
         self._generator.manual_seed(_mixed(self.seed + 1, place))
         noise = torch.empty((*self.shape, self.shape[-1]), dtype=w.dtype, device=w.device)
-        noise.normal_(generator=self._generator)
+        with untransformed():
+            noise.normal_(generator=self._generator)
         squares = (x * x).unsqueeze(-1) + (x * x).unsqueeze(-2)
         deviation = (h * h / 20 + squares * (h / 5)).sqrt()
         mean = x.unsqueeze(-1) * w.unsqueeze(-2) - w.unsqueeze(-1) * x.unsqueeze(-2)
@@ -121,7 +124,8 @@ class Tree:
         slot = len(self._slots) if len(self._slots) < KEPT else self._slots.popitem(last=False)[1]
         self._slots[place] = slot
         self._generator.manual_seed(_mixed(self.seed, place))
-        self._noise[slot].normal_(generator=self._generator)
+        with untransformed():  # noise is a constant to every transform, and the same to all samples of a vmap
+            self._noise[slot].normal_(generator=self._generator)
         return slot
 
 
