@@ -229,6 +229,9 @@ BAD = {
     "path of one time": Bad(
         lambda: solve(brownian=lambda t: Y0), InvalidArgumentError, ValueError, ("brownian(ta, tb)",)
     ),
+    "path outside its span": Bad(
+        lambda: solve(seed=1).brownian(0.0, 1.5), InvalidTimesError, ValueError, ("t=1.5", "[0.0, 1.0]")
+    ),
     # -- layers
     "layer's drift": Bad(
         lambda: pdf.NeuralDSDE(3, NET, (0.0, 1.0)), InvalidArgumentError, ValueError, ("drift=3", "drift(y)")

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....errors import InvalidTimesError
 from ....tracking import untransformed
 
 #: The depth of the tree: times are resolved to this power of one half, times the span.
@@ -43,7 +44,7 @@ class Tree:
         shape, dtype, device: of an increment.
 
     Times are rounded to ``2 ** -DEPTH`` of the span. With one seed, the increments between any two times are the
-    same whatever was asked before.
+    same whatever was asked before. Times outside the span are an ``InvalidTimesError``.
     """
 
     def __init__(
@@ -90,7 +91,10 @@ class Tree:
 
     def _cell(self, t: float) -> int:
         last = 1 << DEPTH
-        return min(max(round((t - self.t0) / self.span * last), 0), last)
+        cell = round((t - self.t0) / self.span * last)
+        if not 0 <= cell <= last:
+            raise InvalidTimesError(f"t={t} lies outside the Brownian path's span, [{self.t0}, {self.t0 + self.span}].")
+        return cell
 
     # -- weights ----------------------------------------------------------------------------------
 
