@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .callbacks import Event, PresetTimeCallback
 from .compare import Comparison, compare
 from .controllers import IController, PIController, PIDController
@@ -20,6 +22,7 @@ from .layers.hamiltonian import HamiltonianNN, SeparableHamiltonian
 from .layers.lagrangian import LagrangianNN
 from .layers.neural_cde import NeuralCDE
 from .layers.neural_ode import NeuralODE
+from .layers.neural_sde import NeuralDSDE, NeuralSDE
 from .layers.second_order import SecondOrderNeuralODE
 from .layers.spline import SplineLayer
 from .layers.steady_state import SteadyState
@@ -61,6 +64,23 @@ from .methods import (
     Yoshida6,
 )
 from .problem import ODEProblem
+from .sde_methods import (
+    EM,
+    SOSRA,
+    SOSRI,
+    SRA1,
+    SRA3,
+    SRIW1,
+    SRIW2,
+    EulerHeun,
+    LogODE,
+    Milstein,
+    ReversibleHeun,
+    SDEHeun,
+    SDEMethod,
+    SDEMidpoint,
+)
+from .sde_problem import SDEProblem
 from .sensealg import (
     BacksolveAdjoint,
     DiscreteAdjoint,
@@ -74,6 +94,7 @@ from .shadowing import shadowing_average
 from .solution import EventRecord, Solution, Stats, Status
 from .solve import solve
 from .torchdiffeq_api import odeint, odeint_adjoint, odeint_dense, odeint_event
+from .torchsde_api import sdeint, sdeint_adjoint
 from .training.collocation import collocate_data
 from .training.matching import collocation_pretrain
 from .training.multiple_shooting import group_ranges, multiple_shoot
@@ -99,7 +120,9 @@ __all__ = [
     "DiscreteAdjoint",
     "Dopri5",
     "Dopri8",
+    "EM",
     "Euler",
+    "EulerHeun",
     "Event",
     "EventRecord",
     "FFJORD",
@@ -118,11 +141,15 @@ __all__ = [
     "LagrangianNN",
     "Leapfrog",
     "LegendreBasis",
+    "LogODE",
     "McAte4",
     "Method",
     "Midpoint",
+    "Milstein",
     "NeuralCDE",
+    "NeuralDSDE",
     "NeuralODE",
+    "NeuralSDE",
     "ODEProblem",
     "PIController",
     "PIDController",
@@ -132,9 +159,20 @@ __all__ = [
     "QNDF",
     "QuadratureAdjoint",
     "RK4",
+    "ReversibleHeun",
     "Rodas5P",
     "Rosenbrock23",
     "Ruth3",
+    "SDEHeun",
+    "SDEMethod",
+    "SDEMidpoint",
+    "SDEProblem",
+    "SOSRA",
+    "SOSRI",
+    "SRA1",
+    "SRA3",
+    "SRIW1",
+    "SRIW2",
     "SciMLMethod",
     "SecondOrderNeuralODE",
     "SenseAlg",
@@ -166,6 +204,17 @@ __all__ = [
     "odeint_adjoint",
     "odeint_dense",
     "odeint_event",
+    "sdeint",
+    "sdeint_adjoint",
     "shadowing_average",
     "solve",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """torchsde's Brownian motions and base classes, imported when first asked for."""
+    from . import torchsde_api
+
+    if name in torchsde_api.HANDED_ON:
+        return getattr(torchsde_api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

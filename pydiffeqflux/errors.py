@@ -101,6 +101,10 @@ class NotSeparableError(UnsupportedError):
     """An explicit symplectic method on a system in which a half of the state drives itself."""
 
 
+class MethodNoiseError(UnsupportedError, InvalidArgumentError):
+    """A method for SDEs of another kind of noise, or in the other interpretation; the message names those for this."""
+
+
 class InvalidToleranceError(InvalidArgumentError, AssertionError):
     """A tolerance that is negative, not finite, requires a gradient, or does not fit the state."""
 

@@ -6,7 +6,7 @@ import math
 import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -145,7 +145,20 @@ class SaveTimes:
         return None if self.tensor is None else self.tensor[index]
 
 
-def save_times(saveat: Any, problem: ODEProblem) -> SaveTimes | None:
+class HasSpan(Protocol):
+    """What save times are checked against."""
+
+    @property
+    def t0(self) -> TimePoint: ...
+    @property
+    def t1(self) -> TimePoint: ...
+    @property
+    def t_span(self) -> Any: ...
+    @property
+    def direction(self) -> float: ...
+
+
+def save_times(saveat: Any, problem: HasSpan) -> SaveTimes | None:
     """``saveat`` checked against the problem's span. A single number is a spacing, as in SciML.
 
     Raises:

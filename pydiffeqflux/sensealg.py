@@ -11,7 +11,7 @@ import numbers
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from . import methods
+from . import methods, sde_methods
 from .errors import InvalidArgumentError, InvalidToleranceError, UnknownNameError
 
 
@@ -78,7 +78,7 @@ class _Continuous(SenseAlg):
 
     def __post_init__(self) -> None:
         if self.method is not None:
-            methods.resolve(self.method)
+            _check_method(self.method)
         for name in ("rtol", "atol"):
             _check_tolerance(name, getattr(self, name))
 
@@ -199,6 +199,15 @@ class ForwardSensitivity(SenseAlg):
     """
 
     names: ClassVar[tuple[str, ...]] = ("forward",)
+
+
+def _check_method(method: Any) -> None:
+    """A method for ordinary or for stochastic equations: the solve will say whether it is the right kind."""
+    try:
+        methods.resolve(method)
+    except UnknownNameError:
+        if not (isinstance(method, str) and sde_methods.is_known(method)):
+            raise
 
 
 def _check_tolerance(name: str, value: float | None) -> None:

@@ -46,12 +46,14 @@ class Stats:
         (40, 10, 'rk4', 'DiscreteAdjoint')
     """
 
-    nf: int = 0  #: evaluations of the right-hand side
+    nf: int = 0  #: evaluations of the right-hand side (of an SDE: the drift)
+    ng: int = 0  #: evaluations of an SDE's diffusion
     naccept: int | Tensor = 0  #: accepted steps
     nreject: int | Tensor = 0  #: rejected steps
     njac: int = 0  #: Jacobians
     time: float = 0.0  #: wall time of the forward solve, in seconds
     backend: str = ""
+    seed: int | None = None  #: of an SDE: the seed of its Brownian path (None: the path was given)
     method: str = ""
     sensealg: str = ""  #: the sensitivity algorithm used, "none" where no gradient was wanted
     reason: str = ""  #: why that one
@@ -99,6 +101,8 @@ class Solution:
     dense: Callable[[Any], State] | None = field(default=None, repr=False)
     #: In per-sample mode the status of each row.
     statuses: list[Status] | None = None
+    #: Of an SDE: its Brownian path, ``brownian(ta, tb)`` being ``W(tb) - W(ta)``.
+    brownian: Callable[[float, float], Tensor] | None = field(default=None, repr=False)
 
     @property
     def success(self) -> bool:

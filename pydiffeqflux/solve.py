@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from torch import Tensor
 
-from . import methods
+from . import methods, sde_methods
 from . import sensealg as sensealgs
 from .backends import registry
 from .backends.backend import SolveOptions
@@ -26,7 +26,8 @@ from .errors import (
     UnsupportedError,
 )
 from .methods import Method
-from .problem import ODEProblem, TimeLike, save_times, time_points
+from .problem import ODEProblem, TimeLike, TimePoint, save_times, time_points
+from .sde_problem import SDEProblem, refuse_gradient
 from .sensealg import SenseAlg
 from .solution import Solution
 
@@ -36,7 +37,7 @@ EventLike = Event | Callable[[Tensor, Any], Tensor]
 
 
 def solve(
-    problem: ODEProblem,
+    problem: ODEProblem | SDEProblem,
     method: Method | str | None = None,
     *,
     saveat: Tensor | Sequence[TimeLike] | float | None = None,
@@ -67,8 +68,10 @@ def solve(
     tensors), the save times and both ends of the time span.
 
     Args:
-        problem: what to solve.
-        method: a method object or its name; Tsit5 where None.
+        problem: what to solve; an :class:`SDEProblem` takes the methods of ``sde_methods``, no events, and no
+            ``per_sample``, and its steps end at the save times (between them ``sol(t)`` is a straight line).
+        method: a method object or its name; where None, Tsit5 (for an :class:`SDEProblem` SOSRI, SOSRA, or, on
+            Stratonovich equations, Heun's; on general noise in Ito's sense EM, which needs ``dt``).
         saveat: the times to return, monotonic within the span; a single number is a spacing. None returns
             every step (``save_everystep=True``) or the end only.
         rtol, atol: relative and absolute tolerance per entry of the state (tensors may broadcast).
@@ -108,9 +111,11 @@ def solve(
     """
     if unknown:
         raise UnknownOptionError("solve", next(iter(unknown)), OPTIONS)
-    if not isinstance(problem, ODEProblem):
-        raise InvalidArgumentError(f"problem is a {type(problem).__name__}; give an ODEProblem(func, y0, t_span).")
-    chosen = methods.resolve("tsit5" if method is None else method, backend)
+    if not isinstance(problem, ODEProblem | SDEProblem):
+        raise InvalidArgumentError(
+            f"problem is a {type(problem).__name__}; give an ODEProblem(func, y0, t_span) or an SDEProblem."
+        )
+    chosen = _method(method, problem, backend)
     options = SolveOptions(
         saves=save_times(saveat, problem),
         unsaved="steps" if save_everystep else "end",
@@ -142,6 +147,8 @@ def solve(
         raise StepSizeRequiredError(
             f"method={chosen} takes fixed steps: give their size as dt, or the times to step along as saveat."
         )
+    if isinstance(problem, SDEProblem):
+        _check_stochastic(options)
     if per_sample and not problem.batched:
         raise UnsupportedError(
             "per_sample=True steps each row of y0 for itself, so the rows must be independent systems: say so with"
@@ -156,7 +163,42 @@ def solve(
 OPTIONS = tuple(p.name for p in inspect.signature(solve).parameters.values() if p.kind is p.KEYWORD_ONLY)
 
 
-def _tolerance(name: str, value: float | Tensor, problem: ODEProblem) -> float | Tensor:
+def _method(method: Method | str | None, problem: ODEProblem | SDEProblem, backend: str) -> Method:
+    if isinstance(problem, ODEProblem):
+        ordinary = methods.resolve("tsit5" if method is None else method, backend)
+        if isinstance(ordinary, sde_methods.SDEMethod):
+            raise UnsupportedError(
+                f"method={ordinary} is for an SDEProblem; an ODEProblem, which has no noise, takes Tsit5 and its like."
+            )
+        return ordinary
+    noise, interpretation = problem.noise, problem.interpretation
+    chosen = sde_methods.default(noise, interpretation) if method is None else sde_methods.resolve(method)
+    sde_methods.check(chosen, noise, interpretation)
+    return chosen
+
+
+def _check_stochastic(options: SolveOptions) -> None:
+    """What there is for ordinary differential equations only."""
+    if options.events:
+        raise UnsupportedError(
+            "event with an SDEProblem: between two steps its path is not known, and a crossing cannot be located; look"
+            " for it in the saved states of a solve with small steps."
+        )
+    if options.per_sample:
+        raise UnsupportedError("per_sample=True with an SDEProblem: its rows share their steps; leave it out.")
+    known = (sensealgs.DiscreteAdjoint, sensealgs.BacksolveAdjoint)
+    if options.sensealg is not None and not isinstance(options.sensealg, known):
+        raise UnsupportedError(
+            f"sensealg={options.sensealg.name} is for ODEs; an SDEProblem has DiscreteAdjoint and BacksolveAdjoint."
+        )
+    if options.saves is not None and options.saves.tensor is not None:
+        refuse_gradient(TimePoint(options.saves.values[0], options.saves.tensor), "saveat")
+    for dose in options.doses:
+        for point in dose.points():
+            refuse_gradient(point, "the time of a callback")
+
+
+def _tolerance(name: str, value: float | Tensor, problem: ODEProblem | SDEProblem) -> float | Tensor:
     if not isinstance(value, Tensor):
         if not _is_number(value) or not math.isfinite(value) or value < 0:
             raise InvalidToleranceError(f"{name}={value!r} must be a finite number >= 0 (or a tensor of such).")

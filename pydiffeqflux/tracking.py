@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
@@ -43,6 +43,11 @@ def forwarding_twice() -> bool:
     """
     stack = torch._C._functorch.get_interpreter_stack() or []
     return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in stack) > 1
+
+
+def untransformed() -> AbstractContextManager[None]:
+    """Around operations on plain tensors that no ``torch.func`` transform is to see."""
+    return torch._C._DisableFuncTorch()
 
 
 @contextmanager

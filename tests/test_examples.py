@@ -144,6 +144,15 @@ def test_lorenz_has_a_gradient(example: ModuleType, tmp_path: Path) -> None:
     check_picture(outcome.picture)
 
 
+@pytest.mark.parametrize("example", ["neural_sde_moments"], indirect=True)
+def test_a_neural_sde_is_fitted_by_moments(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    assert outcome.before.distance(outcome.data) > 200
+    assert outcome.fitted.distance(outcome.data) < 30  # 60 iterations; the full 600 reach 0.1
+    assert outcome.data.mean.shape == outcome.fitted.variance.shape == (30, 2)
+    check_picture(outcome.picture)
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
 def test_scripts_say_how_they_are_used(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -12,8 +12,12 @@ from ..callbacks import Event, PresetTimeCallback
 from ..controllers import PIDController
 from ..methods import Method
 from ..problem import ODEProblem, SaveTimes
+from ..sde_problem import SDEProblem
 from ..sensealg import SenseAlg
 from ..solution import Solution
+
+#: What a backend may be asked to solve.
+Problem = ODEProblem | SDEProblem
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,6 @@ class Backend(Protocol):
 
     name: str
 
-    def solve(self, problem: ODEProblem, method: Method, options: SolveOptions) -> Solution:
+    def solve(self, problem: Problem, method: Method, options: SolveOptions) -> Solution:
         """Solve; raise a :class:`~pydiffeqflux.errors.SolveError` where ``options.throw`` says so."""
         ...

@@ -8,6 +8,7 @@ import importlib
 from ... import methods
 from ...errors import UnsupportedError
 from ...methods import Method
+from ...sde_methods import SDEMethod
 from .control import Tolerances
 from .rk.tableau import ExplicitRK
 from .stepper import Stepper
@@ -42,6 +43,10 @@ def stepper_for(method: Method, tol: Tolerances, *, batched: bool = False, secon
     Raises:
         UnsupportedError: a method that this backend does not have.
     """
+    if isinstance(method, SDEMethod):
+        from .sde.catalogue import scheme_for
+
+        return scheme_for(method)
     module = _EXPLICIT.get(type(method))
     if module is not None:
         return explicit(module)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import torch
 
 from ...methods import Method
-from ...problem import ODEProblem
 from ...sensealg import DiscreteAdjoint, SenseAlg
 from ...tracking import transforming
-from ..backend import SolveOptions
+from ..backend import Problem, SolveOptions
 
 #: Entries of the state above which keeping every stage of every step is likely to be what fills memory.
 LARGE_STATE = 1 << 18
 
 
-def choose_sensealg(problem: ODEProblem, method: Method, options: SolveOptions) -> tuple[SenseAlg | None, str]:
+def choose_sensealg(problem: Problem, method: Method, options: SolveOptions) -> tuple[SenseAlg | None, str]:
     """The algorithm and why. None means that nothing is recorded.
 
     The discrete adjoint is the exact gradient of what was computed, reaches everything (times and events

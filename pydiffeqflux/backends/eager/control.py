@@ -123,7 +123,7 @@ class Controller:
     _before: float = 1.0
     _rejected: bool = field(default=False)
 
-    def accepted(self, ratio: float, error_order: int) -> float:
+    def accepted(self, ratio: float, error_order: float) -> float:
         """dt_next / dt after a step with this error ratio (at most 1) was accepted."""
         s, k = self.spec, error_order + 1
         ratio = max(ratio, 1e-10)
@@ -134,7 +134,7 @@ class Controller:
         self._before, self._previous, self._rejected = self._previous, ratio, False
         return min(limit, max(s.factor_min, factor))
 
-    def rejected(self, ratio: float, error_order: int) -> float:
+    def rejected(self, ratio: float, error_order: float) -> float:
         """dt_next / dt after a rejection; a ratio that is not finite shrinks the step as far as allowed."""
         self._rejected = True
         if not math.isfinite(ratio):

@@ -8,7 +8,7 @@ from ...methods import Method
 from ...problem import ODEProblem
 from ...sensealg import DiscreteAdjoint
 from ...solution import Solution
-from ..backend import SolveOptions
+from ..backend import Problem, SolveOptions
 from . import joint
 from .catalogue import stepper_for
 from .choose import choose_sensealg
@@ -21,7 +21,7 @@ class EagerBackend:
 
     name = "torch"
 
-    def solve(self, problem: ODEProblem, method: Method, options: SolveOptions) -> Solution:
+    def solve(self, problem: Problem, method: Method, options: SolveOptions) -> Solution:
         began = time.perf_counter()
         sensealg, reason = choose_sensealg(problem, method, options)
         tol = Tolerances(options.rtol, options.atol, options.norm or rms_norm)
@@ -30,6 +30,7 @@ class EagerBackend:
         if options.per_sample:
             from . import per_sample
 
+            assert isinstance(problem, ODEProblem)  # solve() refuses others
             solution, message = per_sample.solve(problem, stepper, sensealg, options)
         else:
             solution, message = joint.solve(problem, method, stepper, sensealg, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...errors import ConvergenceError, MaxStepsError, NonFiniteError, SolveError, StepUnderflowError
 from ...methods import Method
+from ...sde_methods import SDEMethod
 from ...solution import Status
 
 _ERRORS: dict[Status, tuple[type[SolveError], str]] = {
@@ -15,6 +16,10 @@ _ERRORS: dict[Status, tuple[type[SolveError], str]] = {
     ),
     Status.NON_FINITE: (NonFiniteError, "check the model for overflow and division by zero near that time"),
     Status.NOT_CONVERGED: (ConvergenceError, "try a smaller dt_max or a Rosenbrock method such as 'rodas5p'"),
+}
+_STOCHASTIC: dict[Status, str] = {
+    Status.MAX_STEPS: "raise max_steps, loosen rtol/atol, or take a larger dt",
+    Status.STEP_UNDERFLOW: "loosen rtol/atol, or give a finer path as brownian; or the solution blows up there",
 }
 
 
@@ -33,6 +38,8 @@ def failure(
         partial: whether the caller could have had the part that was solved.
     """
     kind, way_out = _ERRORS[status]
+    if isinstance(method, SDEMethod):
+        way_out = _STOCHASTIC.get(status, way_out)
     where = "" if t is None else f" at t={t:.6g}"
     rest = "; or pass throw=False to get the part that was solved" if partial else ""
     return kind(f"{message}{where} (of t_span={span}, method={method}); {way_out}{rest}.")

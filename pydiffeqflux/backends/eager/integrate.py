@@ -43,6 +43,10 @@ class Settings:
     dt_max: float = math.inf
     #: Times that a step must end at; after each of them the method starts afresh (a jump of f).
     stops: Sequence[float] = ()
+    #: End a step at every save time, instead of reading the saved state off the dense output.
+    land: bool = False
+    #: What the noise of a stochastic equation is resolved to: steps cannot be smaller.
+    resolution: float = 0.0
     progress: Callable[[float], None] | None = None
     on_step: Hook | None = None
     on_accept: Hook | None = None
@@ -181,7 +185,7 @@ class Integration:
         return dt
 
     def _smallest_step(self) -> float:
-        return max(4 * math.ulp(self.t), 1e-300)
+        return max(4 * math.ulp(self.t), 1e-300, self.settings.resolution)
 
     def plan_stops(self) -> None:
         """Put the stops ahead in order, and keep f on this side of the first of them."""
@@ -201,10 +205,9 @@ class Integration:
     def _next_dt(self) -> tuple[float, float | None, bool]:
         """The signed step, the time it must end at (None: anywhere), and whether it was cut to do so."""
         target = self._stops[0] if self._stops else self.t1.value
+        if self.dt is None or self.settings.land:
+            target = self._next_save(target)
         if self.dt is None:  # a fixed-step method along the save times
-            assert self.saves is not None
-            ahead = [s for s in self.saves.values[self.next_save :] if (s - self.t) * self.sign > 0]
-            target = ahead[0] if ahead else target
             return self._reach(target), target, True
         dt = self.dt if not self.stepper.adaptive else min(max(self.dt, self.settings.dt_min), self.settings.dt_max)
         left = abs(target - self.t)
@@ -213,6 +216,14 @@ class Integration:
             exact = not self.stepper.adaptive and abs(dt - left) <= 1e-9 * left
             return (math.copysign(dt, self.sign) if exact else self._reach(target)), target, True
         return math.copysign(dt, self.sign), None, False
+
+    def _next_save(self, target: float) -> float:
+        """The next save time where it comes before ``target``."""
+        values = () if self.saves is None else self.saves.values
+        index = self.next_save
+        while index < len(values) and (values[index] - self.t) * self.sign <= 0:
+            index += 1
+        return min(target, values[index], key=lambda s: s * self.sign) if index < len(values) else target
 
     def _reach(self, target: float) -> float:
         """The step to ``target``, such that ``t + dt`` is never a rounding error beyond it."""
@@ -260,6 +271,9 @@ class Integration:
         if self.settings.recorder:
             self.settings.recorder(self, dt, target)
         t_next = self.t + dt if target is None else target
+        if self.settings.land and self._saves_inside(t_next):
+            self.out.saved.append(step.y1)
+            self.next_save += 1
         piece: Interpolant | None = None
         if self.watch or self.pieces is not None or self._saves_inside(t_next):
             piece = step.interpolant()
@@ -374,7 +388,8 @@ class Integration:
             if not all_finite(self.rhs.evaluate(self.t + self._failed_dt, self.y.detach())):
                 return self._fail(Status.NON_FINITE, "the right-hand side became NaN or infinite")
             return self._fail(Status.NOT_CONVERGED, "an implicit stage equation has no solution at the smallest step")
-        return self._fail(Status.STEP_UNDERFLOW, f"the step size fell to {self.dt:.3g}")
+        noise = f", and the Brownian path is resolved to {limit:.3g}" if (limit := self.settings.resolution) else ""
+        return self._fail(Status.STEP_UNDERFLOW, f"the step size fell to {self.dt:.3g}{noise}")
 
     #: Why the last attempted step was rejected ("" for an ordinary error), its size, and whether no other will do.
     _why: str = ""

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ...callbacks import Affect
 from ...methods import Method
-from ...problem import ODEProblem, SaveTimes, TimePoint
+from ...problem import SaveTimes, TimePoint
 from ...sensealg import DiscreteAdjoint, SenseAlg
 from ...solution import EventRecord, Solution, Stats, Status
 from ...state import State
 from ...tracking import recording
-from ..backend import SolveOptions
+from ..backend import Problem, SolveOptions
 from .affect import affected
 from .control import Tolerances, all_finite, rms_norm
 from .dense import Piecewise
@@ -24,6 +24,8 @@ from .events import Crossing
 from .integrate import Counts, Integration, Outcome, Settings
 from .progress import progress_bar
 from .rhs import Rhs
+from .sde.equation import Sde
+from .sde.setup import equation_of, first_step
 from .stepper import Stepper
 from .stretch import Runner, Stretch
 
@@ -38,10 +40,10 @@ class Collected:
 
 
 def solve(
-    problem: ODEProblem, method: Method, stepper: Stepper, sensealg: SenseAlg | None, options: SolveOptions
+    problem: Problem, method: Method, stepper: Stepper, sensealg: SenseAlg | None, options: SolveOptions
 ) -> tuple[Solution, str]:
     """The solution, and (where it failed) what went wrong."""
-    rhs = Rhs(problem.func, problem.spec, problem.packed)
+    rhs = equation_of(problem, method, options)
     counts = Counts()
     pieces = Piecewise(problem.direction) if options.dense else None
     with progress_bar(options.progress, problem.t0.value, problem.t1.value) as report:
@@ -49,10 +51,12 @@ def solve(
             tol=Tolerances(options.rtol, options.atol, options.norm or rms_norm),
             controller=options.controller,
             max_steps=options.max_steps,
-            dt=options.dt,
+            dt=first_step(problem, stepper, options),
             dt_min=options.dt_min,
             dt_max=options.dt_max,
             stops=options.stops,
+            land=isinstance(rhs, Sde),
+            resolution=rhs.path.resolution if isinstance(rhs, Sde) else 0.0,
             progress=report,
         )
         run = _runner(problem, rhs, method, stepper, sensealg, settings, counts, options)
@@ -66,12 +70,14 @@ def solve(
 
         dense = dense_output(pieces, problem.spec)
     solution = assemble(problem, options, got, status, dense)
-    solution.stats = Stats(nf=rhs.nf, naccept=counts.naccept, nreject=counts.nreject, njac=rhs.njac)
+    solution.stats = Stats(nf=rhs.nf, ng=rhs.ng, naccept=counts.naccept, nreject=counts.nreject, njac=rhs.njac)
+    if isinstance(rhs, Sde):
+        solution.brownian, solution.stats.seed = rhs.path.between, rhs.path.seed
     return solution, message
 
 
 def _runner(
-    problem: ODEProblem,
+    problem: Problem,
     rhs: Rhs,
     method: Method,
     stepper: Stepper,
@@ -104,7 +110,7 @@ def _runner(
 
 
 def chain(
-    problem: ODEProblem, rhs: Rhs, run: Runner, options: SolveOptions, pieces: Piecewise | None
+    problem: Problem, rhs: Rhs, run: Runner, options: SolveOptions, pieces: Piecewise | None
 ) -> tuple[Collected, Status, str]:
     """Stretch after stretch until the end, a terminal event, or a failure; whoever ``run`` solves them with."""
     doses = _doses_ahead(problem, options)
@@ -151,7 +157,7 @@ def chain(
     return got, Status.SUCCESS, ""
 
 
-def _save_before_doses(problem: ODEProblem, rhs: Rhs, options: SolveOptions, got: Collected) -> int:
+def _save_before_doses(problem: Problem, rhs: Rhs, options: SolveOptions, got: Collected) -> int:
     """Save the state at the start, where doses are about to change it; how many save times that takes."""
     saves, t0, y0 = options.saves, problem.t0, problem.packed
     if saves is None or saves.values[0] != t0.value:
@@ -194,7 +200,7 @@ def _stamp(t: TimePoint) -> float | Tensor:
     return t.value if t.tensor is None else t.tensor
 
 
-def _doses_ahead(problem: ODEProblem, options: SolveOptions) -> list[tuple[TimePoint, Affect]]:
+def _doses_ahead(problem: Problem, options: SolveOptions) -> list[tuple[TimePoint, Affect]]:
     sign = problem.direction
     low, high = problem.t0.value * sign, problem.t1.value * sign
     due = [(p, dose.affect) for dose in options.doses for p in dose.points() if low <= p.value * sign <= high]
@@ -222,7 +228,7 @@ def _saves_of(saves: SaveTimes | None, taken: int, end: TimePoint, sign: float) 
 
 
 def assemble(
-    problem: ODEProblem,
+    problem: Problem,
     options: SolveOptions,
     got: Collected,
     status: Status,
@@ -242,7 +248,7 @@ def assemble(
     return Solution(ts, unpack(ys), Stats(), status, events, dense)
 
 
-def _times(problem: ODEProblem, options: SolveOptions, got: Collected, ys: Tensor) -> Tensor:
+def _times(problem: Problem, options: SolveOptions, got: Collected, ys: Tensor) -> Tensor:
     """The saved times: the user's own where there are any, with those that an early end added."""
     dtype = ys.real.dtype if ys.is_complex() else ys.dtype
     wide = torch.float64 if ys.device.type != "mps" else dtype

@@ -32,6 +32,8 @@ class Rhs:
         self.device = like.device
         self.nf = 0
         self.njac = 0
+        #: Evaluations of the diffusion, where there is one.
+        self.ng = 0
         #: Replaces the general Jacobian where a better one is known (the adjoint equation's).
         self.linearise: Callable[[Scalar, Tensor, bool, bool], Any] | None = None
         self._checked = False
@@ -74,23 +76,35 @@ class Rhs:
             return self.spec.flatten(self.func(self.time(t), self.spec.unflatten(y)))
         return self.func(self.time(t), y)
 
+    def probe(self, t: Tensor, y: Tensor) -> Tensor:
+        """Everything that the model computes at one point, as one tensor: what its parameters are found by."""
+        return self.evaluate(t, y)
+
+    @property
+    def models(self) -> Any:
+        """What the user gave: searched for parameters that one evaluation may not show."""
+        return self.func
+
     def _first(self, t: Scalar, y: Tensor) -> Tensor:
         """The first evaluation: its result is checked, and its failure explained."""
-        when, state = self.time(t), y if self.spec is None else self.spec.unflatten(y)
-        try:
-            out = self.func(when, state)
-        except RuntimeError as error:
-            if isinstance(error, PyDiffEqFluxError):
-                raise
-            explained = _explain(error, when, y)
-            if explained is None:
-                raise
-            raise explained from error
+        out = self._guarded(self.func, "the right-hand side", self.time(t), y)
         if self.spec is not None:
             out = self.spec.flatten(out)
         self._check(out, y)
         self._checked = True
         return out
+
+    def _guarded(self, func: Callable[[Tensor, Any], Any], what: str, when: Tensor, y: Tensor) -> Any:
+        """What ``func`` returns; where it fails because of its arguments, our error in place of torch's."""
+        try:
+            return func(when, y if self.spec is None else self.spec.unflatten(y))
+        except RuntimeError as error:
+            if isinstance(error, PyDiffEqFluxError):
+                raise
+            explained = _explain(error, what, when, y)
+            if explained is None:
+                raise
+            raise explained from error
 
     def _check(self, out: Any, y: Tensor) -> None:
         if not isinstance(out, Tensor):
@@ -110,9 +124,9 @@ class Rhs:
             )
 
 
-def _explain(error: RuntimeError, t: Tensor, y: Tensor) -> DtypeError | ShapeError | None:
+def _explain(error: RuntimeError, what: str, t: Tensor, y: Tensor) -> DtypeError | ShapeError | None:
     """Our error for torch's, where the model and the state that it was given do not go together."""
-    said = f"the right-hand side failed at its first evaluation: {str(error).splitlines()[0]}. It was given"
+    said = f"{what} failed at its first evaluation: {str(error).splitlines()[0]}. It was given"
     if re.search(r"dtype|scalar type|input type|same device", str(error), re.IGNORECASE):
         return DtypeError(
             f"{said} a state of {y.dtype} on {y.device}: convert the model (model.to(y0)), or y0 to the model's dtype"

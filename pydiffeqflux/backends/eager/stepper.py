@@ -53,7 +53,7 @@ class Step:
     #: False where an implicit equation was not solved: the loop tries again with a smaller step.
     converged: bool = True
     #: Exponent of the controller is 1 / (error_order + 1); None: the stepper's own.
-    error_order: int | None = None
+    error_order: float | None = None
     #: A multistep method's own choice of dt_next / dt after acceptance; None: the controller chooses.
     factor: float | None = None
 
@@ -61,12 +61,16 @@ class Step:
 class Stepper(Protocol):
     """One method, ready to step."""
 
-    #: Order of the carried solution, and of the error estimate.
+    #: Order of the carried solution.
     order: int
-    error_order: int
     adaptive: bool
     #: True where steps need the Jacobian of the right-hand side.
     implicit: bool
+
+    @property
+    def error_order(self) -> float:
+        """Order of the error estimate."""
+        ...
 
     def start(self, rhs: Rhs, t: Scalar, y: Tensor) -> Any:
         """The carry of the first step (also after the state jumped at an event or a dose)."""

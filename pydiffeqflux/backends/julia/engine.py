@@ -21,7 +21,7 @@ from ...sensealg import SenseAlg
 from ...solution import Solution, Stats
 from ...state import State
 from ...tracking import transforming
-from ..backend import SolveOptions
+from ..backend import Problem, SolveOptions
 from ..eager.failure import failure
 from ..eager.joint import assemble, chain
 from ..eager.rhs import Rhs
@@ -43,9 +43,10 @@ class JuliaBackend:
 
     name = "julia"
 
-    def solve(self, problem: ODEProblem, method: Method, options: SolveOptions) -> Solution:
+    def solve(self, problem: Problem, method: Method, options: SolveOptions) -> Solution:
         began = time.perf_counter()
         _require(problem, options)
+        assert isinstance(problem, ODEProblem)
         tools = _Tools.of(session())
         rhs = Rhs(problem.func, problem.spec, problem.packed)
         t0 = torch.scalar_tensor(problem.t0.value, dtype=problem.packed.dtype)
@@ -60,15 +61,15 @@ class JuliaBackend:
         dense = _Dense(stretches, problem, got.states) if options.dense and stretches.runs else None
         solution = assemble(problem, options, got, status, dense)
         solution.stats = Stats(
-            stretches.nf,
-            stretches.naccept,
-            stretches.nreject,
-            stretches.njac,
-            time.perf_counter() - began,
-            self.name,
-            str(method),
-            "none" if sensealg is None else sensealg.name,
-            reason,
+            nf=stretches.nf,
+            naccept=stretches.naccept,
+            nreject=stretches.nreject,
+            njac=stretches.njac,
+            time=time.perf_counter() - began,
+            backend=self.name,
+            method=str(method),
+            sensealg="none" if sensealg is None else sensealg.name,
+            reason=reason,
         )
         if options.throw and not status.ok:
             raise failure(status, message, float(solution.ts[-1]), (problem.t0.value, problem.t1.value), method)
@@ -128,8 +129,12 @@ class _Tools:
         )
 
 
-def _require(problem: ODEProblem, options: SolveOptions) -> None:
+def _require(problem: Problem, options: SolveOptions) -> None:
     """Raise for what this backend does not do."""
+    if not isinstance(problem, ODEProblem):
+        raise UnsupportedError(
+            f"a {type(problem).__name__} cannot be solved on backend='julia' yet: use backend='torch'."
+        )
     y0 = problem.packed
     if y0.is_complex() or y0.dtype not in (torch.float32, torch.float64):
         raise DtypeError(

@@ -13,6 +13,7 @@ from ....methods import Method, Symplectic
 from ....sensealg import DiscreteAdjoint, SenseAlg
 from ..integrate import Counts, Outcome, Settings
 from ..rhs import Rhs
+from ..sde.equation import Sde
 from ..stepper import Stepper
 from ..stretch import Runner, Stretch
 from .adjoint import Adjoint
@@ -57,7 +58,7 @@ def adjoint_runner(
         )
         if isinstance(sensealg, DiscreteAdjoint):
             return run_checkpointed(job, y0)
-        algorithm = _ALGORITHMS.get(type(sensealg))
+        algorithm = _stochastic(stepper) if isinstance(rhs, Sde) else _ALGORITHMS.get(type(sensealg))
         if algorithm is None:
             raise UnsupportedError(f"sensealg={sensealg.name} does not exist on backend='torch'.")
         return run_stretch(algorithm(job), y0)
@@ -81,6 +82,17 @@ def _check_halves(method: Method, sensealg: SenseAlg) -> None:
         )
 
 
+def _stochastic(stepper: Stepper) -> type[Adjoint]:
+    """The only continuous adjoint of stochastic equations, or the exact one of the method that has it."""
+    from ..sde.backsolve import StochasticBacksolve
+    from ..sde.reversible import ReversibleBacksolve
+    from ..sde.reversible_heun import ReversibleHeunScheme
+    from ..sde.scheme import Halved
+
+    scheme = stepper.scheme if isinstance(stepper, Halved) else stepper
+    return ReversibleBacksolve if isinstance(scheme, ReversibleHeunScheme) else StochasticBacksolve
+
+
 def _parameters(rhs: Rhs, sensealg: SenseAlg, y0: Tensor, t0: float) -> list[Tensor]:
     """What to differentiate with respect to besides the state.
 
@@ -95,4 +107,4 @@ def _parameters(rhs: Rhs, sensealg: SenseAlg, y0: Tensor, t0: float) -> list[Ten
             f"sensealg={sensealg.name} inside a torch.func transform (grad, vmap, ...): there, use sensealg=None or"
             f" DiscreteAdjoint(), whose steps torch.func transforms like any other operations."
         ) from inside
-    return captured_tensors(rhs.func, lambda: rhs.evaluate(when, at), [at, when])
+    return captured_tensors(rhs.models, lambda: rhs.probe(when, at), [at, when])

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ....callbacks import Event
-from ....errors import GradientError
 from ....problem import TimePoint
 from ...once import once
 from ..events import Crossing, differentiable_crossing
@@ -46,8 +45,6 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         g_ys, g_y1 = grads
-        if torch.is_grad_enabled() and (g_ys.requires_grad or g_y1.requires_grad):
-            raise GradientError(_no_second_derivative(ctx.adjoint))
         y0, ys, y1, *params = ctx.saved_tensors
         adjoint: Adjoint = ctx.adjoint
         job = adjoint.job
@@ -64,7 +61,7 @@ class _Solve(torch.autograd.Function):
                 for i, t in enumerate(job.ts):
                     g_saves[i] = _dot(g_ys[i], job.rhs(t, ys[i])).to(saves)
         message = _no_second_derivative(adjoint)
-        return (None, *once(message, (lam0, g_t0, g_t1, g_saves, *mu), (y0, t0, t1, saves, *params)))
+        return (None, *once(message, (lam0, g_t0, g_t1, g_saves, *mu), (y0, t0, t1, saves, g_ys, g_y1, *params)))
 
 
 def _no_second_derivative(adjoint: Adjoint) -> str:

@@ -56,8 +56,8 @@ class Reverse:
         self.method = job.method if sense.method is None else resolve(sense.method)
         forward = job.settings.tol
         tol = Tolerances(
-            rtol=_scalar(forward.rtol) if sense.rtol is None else sense.rtol,
-            atol=_scalar(forward.atol) if sense.atol is None else sense.atol,
+            rtol=scalar(forward.rtol) if sense.rtol is None else sense.rtol,
+            atol=scalar(forward.atol) if sense.atol is None else sense.atol,
             norm=rms_norm if norm is None else norm,
         )
         self.stepper = stepper_for(self.method, tol, batched=batched)
@@ -96,7 +96,7 @@ class Reverse:
         return out.y1 if self.spec is None else self.spec.unflatten(out.y1)
 
 
-def _scalar(tol: float | Tensor) -> float:
+def scalar(tol: float | Tensor) -> float:
     """A tolerance per entry of the state says nothing about the adjoint's entries: take the tightest."""
     return float(tol.min()) if isinstance(tol, Tensor) else tol
 

@@ -25,7 +25,7 @@ class RowControl:
         self._before = layout.full(0.0)
         self._rejected = torch.zeros(layout.size, dtype=torch.bool, device=layout.device)
 
-    def factor(self, ratio: Tensor, accept: Tensor, rejected: Tensor, error_order: int) -> Tensor:
+    def factor(self, ratio: Tensor, accept: Tensor, rejected: Tensor, error_order: float) -> Tensor:
         """dt_next / dt of every row; the ratio is infinite where it could not be computed.
 
         Rows that are neither accepted nor rejected have no step under way; nothing is remembered for them.

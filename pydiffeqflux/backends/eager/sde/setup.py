@@ -1,0 +1,60 @@
+"""From a problem and the options of a solve to the equation that the loop steps along."""
+
+from __future__ import annotations
+
+from ....errors import InvalidArgumentError, ShapeError
+from ....methods import Method
+from ....problem import ODEProblem
+from ....sde_methods import SDEMethod
+from ....sde_problem import SDEProblem
+from ...backend import Problem, SolveOptions
+from ..rhs import Rhs
+from ..stepper import Stepper
+from . import path as paths
+from .equation import Sde
+from .tree import Tree
+
+
+def equation_of(problem: Problem, method: Method, options: SolveOptions) -> Rhs:
+    """The right-hand side, with a Brownian path where the problem is a stochastic one."""
+    if isinstance(problem, ODEProblem):
+        return Rhs(problem.func, problem.spec, problem.packed)
+    assert isinstance(method, SDEMethod)
+    sde = Sde(problem.drift, problem.diffusion, problem.packed, problem.noise, problem.interpretation)
+    sde.path = _path(sde, problem, method, options)
+    if options.dt is not None and options.dt < 10 * sde.path.resolution:
+        raise InvalidArgumentError(
+            f"dt={options.dt} is too small for a Brownian path that is resolved to {sde.path.resolution:.3g}: take"
+            f" larger steps, or give a finer path as brownian (a BrownianInterval with tol=0)."
+        )
+    return sde
+
+
+def _path(sde: Sde, problem: SDEProblem, method: SDEMethod, options: SolveOptions) -> paths.Path:
+    """The problem's own, or that of its seed."""
+    t0, t1, like = problem.t0.value, problem.t1.value, problem.packed
+    shape = sde.noise_shape(t0, like)
+    if problem.noise_dim not in (None, shape[-1]):
+        raise ShapeError(
+            f"the diffusion returned a shape for {shape[-1]} Brownian motions, and noise_dim (nbrown of a NeuralSDE)"
+            f" says {problem.noise_dim}; with noise={problem.noise!r} its last dimension must be that."
+        )
+    saves = () if options.saves is None else options.saves.values
+    doses = [point.value for dose in options.doses for point in dose.points()]
+    marks = [t0, t1, *saves, *options.stops, *doses]
+    if problem.brownian is not None:
+        return paths.Path(paths.checked(problem.brownian, t0, t1, like, shape, method.area), marks)
+    seed = paths.new_seed() if problem.seed is None else int(problem.seed)
+    motion = Tree(seed, t0, t1, shape, like.dtype, like.device)
+    return paths.Path(motion, marks, paths.RESOLUTION * (t1 - t0), seed)
+
+
+def first_step(problem: Problem, stepper: Stepper, options: SolveOptions) -> float | None:
+    """The step that the loop is to begin with; None leaves it to the loop.
+
+    The loop's own guess knows the drift only. With noise a hundredth of the span is tried: where that is too much,
+    the error estimate says so, and the path is none the worse for it.
+    """
+    if options.dt is None and isinstance(problem, SDEProblem) and stepper.adaptive:
+        return (problem.t1.value - problem.t0.value) / 100
+    return options.dt

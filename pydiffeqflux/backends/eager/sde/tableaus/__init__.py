@@ -1,0 +1,1 @@
+"""The coefficients of the stochastic Runge-Kutta methods, one method a file."""
