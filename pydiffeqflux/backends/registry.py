@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import BackendUnavailableError, UnknownNameError
 from .backend import Backend
 
-NAMES = ("auto", "torch", "julia")
+NAMES = ("auto", "torch", "compiled", "julia")
 
 
 def get(name: str) -> Backend:
@@ -19,6 +19,10 @@ def get(name: str) -> Backend:
         from .eager.engine import EagerBackend
 
         return EagerBackend()
+    if name == "compiled":
+        from .compiled.engine import CompiledBackend
+
+        return CompiledBackend()
     if name == "julia":
         raise BackendUnavailableError(
             "backend='julia' is not part of this release of pydiffeqflux: upgrade once the changelog lists it"

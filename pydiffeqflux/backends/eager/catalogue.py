@@ -13,7 +13,7 @@ from .rk.tableau import ExplicitRK
 from .stepper import Stepper
 
 #: The module in ``rk`` that holds each explicit method's tableau.
-_EXPLICIT = {
+EXPLICIT = {
     methods.Tsit5: "tsit5",
     methods.Dopri5: "dopri5",
     methods.Dopri8: "dopri8",
@@ -42,7 +42,7 @@ def stepper_for(method: Method, tol: Tolerances, *, batched: bool = False, secon
     Raises:
         UnsupportedError: a method that this backend does not have.
     """
-    module = _EXPLICIT.get(type(method))
+    module = EXPLICIT.get(type(method))
     if module is not None:
         return explicit(module)
     if isinstance(method, methods.AutoSwitch):
