@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import numbers
 from collections.abc import Callable, Sequence
@@ -157,6 +158,8 @@ def save_times(saveat: Any, problem: ODEProblem) -> SaveTimes | None:
     t0, t1, sign = problem.t0.value, problem.t1.value, problem.direction
     if isinstance(saveat, numbers.Real) and not isinstance(saveat, bool):
         return SaveTimes(_spaced(float(saveat), t0, t1))
+    if (plain := _plain_times(saveat, t0, t1)) is not None:
+        return SaveTimes(plain)
     points = time_points(saveat, "saveat")
     if not points:
         raise InvalidTimesError("saveat is empty; leave it out (None) to save every step.")
@@ -180,6 +183,18 @@ def save_times(saveat: Any, problem: ODEProblem) -> SaveTimes | None:
         return SaveTimes(tuple(values))
     own = [torch.tensor(p.value, dtype=torch.float64) if p.tensor is None else p.tensor.double() for p in points]
     return SaveTimes(tuple(values), torch.stack(own))
+
+
+def _plain_times(saveat: Any, t0: float, t1: float) -> tuple[float, ...] | None:
+    """The usual case at once: a vector without a gradient, monotonic and within the span. None for any other."""
+    if not isinstance(saveat, Tensor) or saveat.dim() != 1 or not saveat.is_floating_point() or tracked(saveat):
+        return None
+    values = saveat.tolist()
+    chain = [t0, *values, t1] if t0 < t1 else [t1, *reversed(values), t0]
+    inside = values and chain[0] <= chain[1] and chain[-2] <= chain[-1]
+    if inside and all(a < b for a, b in itertools.pairwise(chain[1:-1])):
+        return tuple(values)
+    return None
 
 
 def _resolution(times: Any) -> float:

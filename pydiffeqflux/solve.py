@@ -200,9 +200,12 @@ def _bound(name: str, value: float) -> float:
     return float(value)
 
 
+_INTEGRAL = PIDController()
+
+
 def _controller(controller: Any) -> PIDController:
     if controller is None:
-        return PIDController()
+        return _INTEGRAL
     if not isinstance(controller, PIDController):
         raise InvalidArgumentError(
             f"controller={controller!r} is not a PIDController; give one, or PIController() or IController()."

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from . import toolchain
-from .forward import Buffers, Forward, place, zeros
+from .forward import Buffers, Forward
 from .loops import discrete
 from .loops import layout as at
+from .plan import place, zeros
 
 
 @functools.cache
@@ -42,12 +43,12 @@ class Gradient:
 
 @dataclass
 class Segment:
-    """Some consecutive steps with their states and slopes."""
+    """Some consecutive steps, and where their states and slopes lie."""
 
     first: int
     count: int
-    y: Tensor
-    k: Tensor
+    y: int
+    k: int
 
 
 def gradient(
@@ -77,14 +78,14 @@ def gradient(
     loop, given = sweep_of(model.single), run.given.addresses
     tab = table.address
     if run.checkpoints is None:
-        b = run.buffers
-        steps = (b.t.data_ptr(), b.h.data_ptr(), b.extras.data_ptr())
+        t, h, _, _, extras = run.buffers.addresses
+        steps = t, h, extras
     else:
-        steps = (place(run.times), place(run.sizes), place(run.extras))
+        steps = place(run.times), place(run.sizes), place(run.extras)
     for segment in _segments(run, own, work):
         loop(
             kernel, place(ints), tab, *given, own.data_ptr(), segment.first, segment.count, last, *steps,
-            segment.y.data_ptr(), segment.k.data_ptr(), seeds.data_ptr(), place(where), place(thetas), place(row),
+            segment.y, segment.k, seeds.data_ptr(), place(where), place(thetas), place(row),
             lam.data_ptr(), carry.data_ptr(), total.data_ptr(), place(ends), place(gsaves), kbar.data_ptr(),
             work.data_ptr(), piece.data_ptr(),
         )  # fmt: skip
@@ -97,7 +98,8 @@ def _segments(run: Forward, own: Tensor, work: Tensor) -> Iterator[Segment]:
     """The solve's steps, from the last to the first: as they were kept, or taken again between two snapshots."""
     if run.checkpoints is None:
         if run.accepted:
-            yield Segment(0, run.accepted, run.buffers.y, run.buffers.k)
+            _, _, y, k, _ = run.buffers.addresses
+            yield Segment(0, run.accepted, y, k)
         return
     n, every = run.ints[at.N], run.table.every
     again, address = replay_of(run.model.single), run.model.address("f")
@@ -108,9 +110,10 @@ def _segments(run: Forward, own: Tensor, work: Tensor) -> Iterator[Segment]:
             continue
         b = Buffers.make(count, n, every, shot.y.dtype)
         b.y[:n], b.k[:n] = shot.y, shot.k
+        _, _, y, k, _ = b.addresses
         again(
             address, place(run.ints), run.table.address, *run.given.addresses, own.data_ptr(), shot.step, count,
-            place(run.times), place(run.sizes), place(run.extras), b.y.data_ptr(), b.k.data_ptr(), work.data_ptr(),
+            place(run.times), place(run.sizes), place(run.extras), y, k, work.data_ptr(),
         )  # fmt: skip
-        yield Segment(shot.step, count, b.y, b.k)
+        yield Segment(shot.step, count, y, k)
         end = shot.step

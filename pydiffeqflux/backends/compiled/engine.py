@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,8 +22,6 @@ from .dense import DenseOutput
 from .forward import Checkpoints, Forward
 from .model import Arguments, Model, model_of
 from .observed import Observation, node, nodes, observe
-from .reach import reach
-from .tableaus import table_of
 
 
 class CompiledBackend:
@@ -39,30 +38,20 @@ class CompiledBackend:
         began = time.perf_counter()
         why = uncovered(problem, method, options)
         if why is None:
-            found = reach(problem.func)
-            model = model_of(problem, found)
+            model, found = model_of(problem)
             if isinstance(model, Model):
-                return run(problem, method, options, model, model.arguments(found.tensors), began)
+                return run(problem, method, options, model, found, began)
             why = model
         raise UnsupportedError(f"backend='compiled' cannot solve this: {why}; backend='torch' can.")
 
 
 def run(
-    problem: ODEProblem, method: Method, options: SolveOptions, model: Model, given: Arguments, began: float
+    problem: ODEProblem, method: Method, options: SolveOptions, model: Model, tensors: Sequence[Tensor], began: float
 ) -> Solution:
-    """Solve what is covered."""
+    """Solve what is covered; ``tensors`` are those that the function reaches (see ``reach``)."""
     sensealg, reason = choose_sensealg(problem, method, options)
-    table = table_of(type(method))
-    assert table is not None
-    y0 = problem.packed
-    graph = sensealg is not None and any(
-        x is not None and x.requires_grad for x in (y0, problem.t0.tensor, problem.t1.tensor, _times(options), *given.params)
-    )
-    steps = options.saves is None and options.unsaved == "steps"
-    forward = Forward(problem, method, options, table, model, given, graph or options.dense or steps)
-    if graph and not options.dense and not steps:
-        forward.checkpoints = _checkpoints(sensealg)
-    forward.run(y0.detach().contiguous())
+    with torch.no_grad():
+        forward, graph = _forward(problem, method, options, model, model.arguments(tensors), sensealg)
     solution = _assemble(forward, sensealg, graph)
     solution.stats = Stats(
         nf=forward.nf, naccept=forward.accepted, nreject=forward.rejected, backend=CompiledBackend.name,
@@ -73,6 +62,28 @@ def run(
         span = problem.t0.value, problem.t1.value
         raise failure(solution.status, forward.message, float(solution.ts[-1]), span, method)
     return solution
+
+
+def _forward(
+    problem: ODEProblem,
+    method: Method,
+    options: SolveOptions,
+    model: Model,
+    given: Arguments,
+    sensealg: SenseAlg | None,
+) -> tuple[Forward, bool]:
+    """The solve, run; and whether its result has a graph."""
+    y0 = problem.packed
+    graph = sensealg is not None and any(
+        x is not None and x.requires_grad
+        for x in (y0, problem.t0.tensor, problem.t1.tensor, _times(options), *given.params)
+    )
+    steps = options.saves is None and options.unsaved == "steps"
+    forward = Forward(problem, method, options, model.plans.get(problem, method, options), model, given, graph or options.dense or steps)
+    if graph and not options.dense and not steps:
+        forward.checkpoints = _checkpoints(sensealg)
+    forward.run(y0.detach().contiguous())
+    return forward, graph
 
 
 def _times(options: SolveOptions) -> Tensor | None:
@@ -136,7 +147,7 @@ def _saved_times(forward: Forward, count: int, graph: bool) -> Tensor:
     problem, saves = forward.problem, forward.options.saves
     if saves is not None:
         known = min(count, forward.saved)
-        ts = torch.tensor(saves.values[:known], dtype=torch.float64) if saves.tensor is None else saves.tensor[:known].double()
+        ts = forward.plan.saves[:known].clone() if saves.tensor is None else saves.tensor[:known].double()
         return ts if known == count else torch.cat([ts, torch.tensor([forward.t], dtype=torch.float64)])
     if forward.options.unsaved == "end":
         return _tied(torch.tensor([forward.t], dtype=torch.float64), problem.t1 if forward.status.ok else None, graph)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,12 +19,11 @@ from . import toolchain
 from .loops import explicit
 from .loops import layout as at
 from .model import Arguments, Model
+from .plan import Plan, place, zeros
 from .tableaus import Table
 
-#: Steps that fit into the first buffers.
-ROOM = 64
-#: As in ``eager.control``: an absolute tolerance that is as good as zero.
-_TINY = 1e-37
+#: Time, step size, and the error ratios of the last two steps before there are any.
+_AT_START = (0.0, 0.0, 1.0, 1.0)
 
 
 @functools.cache
@@ -34,46 +32,60 @@ def loop_of(single: bool) -> Callable[..., int]:
     return toolchain.loop(explicit.integrate, single)
 
 
-def zeros(kind: str, count: int) -> array[Any]:
-    """``count`` zeros of eight bytes: ``"q"`` for integers, ``"d"`` for numbers."""
-    return array(kind, bytes(8 * max(count, 1)))
-
-
-def place(a: array[Any]) -> int:
-    return a.buffer_info()[0]
-
-
 @dataclass
 class Buffers:
-    """Room for some steps, as the loops take it (see ``loops.explicit.integrate``)."""
+    """Room for some steps, as the loops take it (see ``loops.explicit.integrate``).
 
-    t: Tensor
-    h: Tensor
+    Two pieces of memory: ``wide`` holds times, sizes and marks, ``y`` the states and after them their slopes, ``k``.
+    """
+
+    room: int
+    n: int
+    every: int
+    wide: Tensor
     y: Tensor
-    k: Tensor
-    extras: Tensor
 
     @classmethod
     def make(cls, room: int, n: int, every: int, dtype: torch.dtype) -> Buffers:
         return cls(
-            torch.empty(room + 1, dtype=torch.float64),
-            torch.empty(room + 1, dtype=torch.float64),
-            torch.empty((room + 1) * n, dtype=dtype),
-            torch.empty((room + 1) * every * n, dtype=dtype),
-            torch.empty(room + 1, dtype=torch.int64),
-        )
+            room, n, every, torch.empty(3 * (room + 1), dtype=torch.float64),
+            torch.empty((room + 1) * (every + 1) * n, dtype=dtype),
+        )  # fmt: skip
 
-    def grown(self, room: int, n: int, every: int) -> Buffers:
+    def grown(self, room: int) -> Buffers:
         """The same in more room."""
-        new = Buffers.make(room, n, every, self.y.dtype)
-        for name in ("t", "h", "y", "k", "extras"):
-            old = getattr(self, name)
-            getattr(new, name)[: len(old)] = old
+        new = Buffers.make(room, self.n, self.every, self.y.dtype)
+        new.wide.view(3, -1)[:, : self.room + 1] = self.wide.view(3, -1)
+        new.y[: len(self.states)] = self.states
+        new.k[: len(self.k)] = self.k
         return new
 
     @property
-    def addresses(self) -> tuple[int, ...]:
-        return (self.t.data_ptr(), self.h.data_ptr(), self.y.data_ptr(), self.k.data_ptr(), self.extras.data_ptr())
+    def t(self) -> Tensor:
+        return self.wide[: self.room + 1]
+
+    @property
+    def h(self) -> Tensor:
+        return self.wide[self.room + 1 : 2 * (self.room + 1)]
+
+    @property
+    def extras(self) -> Tensor:
+        return self.wide[2 * (self.room + 1) :].view(torch.int64)
+
+    @property
+    def states(self) -> Tensor:
+        return self.y[: (self.room + 1) * self.n]
+
+    @property
+    def k(self) -> Tensor:
+        return self.y[(self.room + 1) * self.n :]
+
+    @property
+    def addresses(self) -> tuple[int, int, int, int, int]:
+        """Of times, sizes, states, slopes and marks."""
+        rows, wide, y = self.room + 1, self.wide.data_ptr(), self.y.data_ptr()
+        k = y + rows * self.n * self.y.element_size()
+        return wide, wide + 8 * rows, y, k, wide + 16 * rows
 
 
 @dataclass
@@ -116,7 +128,7 @@ class Forward:
     problem: ODEProblem
     method: Method
     options: SolveOptions
-    table: Table
+    plan: Plan
     model: Model
     given: Arguments
     keep: bool
@@ -136,65 +148,41 @@ class Forward:
 
     def run(self, y0: Tensor) -> None:
         """Solve from ``y0``."""
-        n, dtype, options = y0.numel(), y0.dtype, self.options
-        saves = () if options.saves is None else options.saves.values
-        floats = self._settings(n, len(saves))
-        self.where, self.thetas = zeros("q", len(saves)), zeros("d", len(saves))
-        self.states = torch.empty(max(len(saves), 1), n, dtype=dtype)
-        state_ints, state_floats = zeros("q", at.STATE_INTS), array("d", [0.0, 0.0, 1.0, 1.0])
-        times = array("d", saves or (0.0,))
-        address = self.model.address("f")
-        self.work = torch.empty(2 * n + self.model.work, dtype=dtype)
+        n, dtype, plan, model = y0.numel(), y0.dtype, self.plan, self.model
+        saves = plan.ints[at.SAVES]
+        self.ints = array("q", plan.ints)
+        self.ints[at.KEEP] = self.keep
+        self.where, self.thetas = zeros("q", saves), zeros("d", saves)
+        self.states = torch.empty(max(saves, 1), n, dtype=dtype)
+        state_ints, state_floats = zeros("q", at.STATE_INTS), array("d", _AT_START)
+        address = model.address("f")
+        self.work = torch.empty(2 * n + model.work, dtype=dtype)
         work = self.work.data_ptr()
-        scratch = work + self.model.work * self.work.element_size()
-        tolerances = self._tolerances(y0)
-        given = self.given.addresses
-        loop = loop_of(self.model.single)
-        room = 1 if not self.keep or self.checkpoints is not None else self.model.room
-        self.buffers = b = Buffers.make(room, n, self.table.every, dtype)
-        b.y[:n] = y0.reshape(-1)
+        scratch = work + model.work * self.work.element_size()
+        before = place(self.ints), *plan.addresses, *self.given.addresses, work, place(state_ints), place(state_floats)
+        after = self.states.data_ptr(), place(self.where), place(self.thetas), scratch
+        loop = loop_of(model.single)
+        room = 1 if not self.keep or self.checkpoints is not None else model.room
+        self.buffers = b = Buffers.make(room, n, plan.table.every, dtype)
+        b.y[:n] = y0.view(-1)
         while True:
             self.ints[at.CAPACITY] = room
-            code = loop(
-                address, place(self.ints), place(floats), self.table.address, place(times),
-                tolerances[0].data_ptr(), tolerances[1].data_ptr(), *given, work, place(state_ints),
-                place(state_floats), *b.addresses, self.states.data_ptr(), place(self.where), place(self.thetas),
-                scratch,
-            )  # fmt: skip
+            code = loop(address, *before, *b.addresses, *after)
             self.accepted = state_ints[at.ACCEPTED]
             if self.checkpoints is not None:
                 room = self._checkpoint(n)
                 b = self.buffers
             elif code == at.FULL:
                 room *= 2
-                self.buffers = b = b.grown(room, n, self.table.every)
+                self.buffers = b = b.grown(room)
             if code != at.FULL:
                 break
         self.rejected, self.nf = state_ints[at.REJECTED], state_ints[at.EVALUATIONS]
         self.saved, self.t = state_ints[at.NEXT_SAVE], state_floats[at.NOW]
-        self.model.room = max(self.model.room, min(self.accepted, 4096))
-        self._ending(code, state_floats[at.SIZE])
-
-    def _settings(self, n: int, saves: int) -> array[Any]:
-        options, problem, c = self.options, self.problem, self.options.controller
-        k = self.table.error_order + 1
-        self.ints = array("q", self.table.ints)
-        self.ints[at.N], self.ints[at.SAVES], self.ints[at.KEEP] = n, saves, self.keep
-        self.ints[at.MAX_STEPS], self.ints[at.DENSE] = options.max_steps, options.dense
-        return array("d", [
-            problem.t0.value, problem.t1.value, math.nan if options.dt is None else options.dt, options.dt_min,
-            options.dt_max, c.safety, c.factor_min, c.factor_max, -(c.icoeff + c.pcoeff + c.dcoeff) / k,
-            (c.pcoeff + 2 * c.dcoeff) / k, -c.dcoeff / k, -1.0 / k, 1.0 / k,
-        ])  # fmt: skip
-
-    def _tolerances(self, y0: Tensor) -> list[Tensor]:
-        found = []
-        for tol, least in ((self.options.rtol, 0.0), (self.options.atol, _TINY)):
-            if isinstance(tol, Tensor):
-                found.append(tol.to(y0.dtype).expand(y0.shape).reshape(-1).contiguous().clamp_min(least))
-            else:
-                found.append(torch.full((y0.numel(),), max(tol, least), dtype=y0.dtype))
-        return found
+        if self.keep:
+            model.room = max(model.room, min(self.accepted, 4096))
+        if code != at.DONE:
+            self._ending(code, state_floats[at.SIZE])
 
     def _checkpoint(self, n: int) -> int:
         """Take note of the steps that the buffers hold, and begin them anew; how many they have room for now."""
@@ -219,13 +207,16 @@ class Forward:
     def _ending(self, code: int, dt: float) -> None:
         """The status and message for what the loop returned, in the eager loop's words."""
         self.status, self.message = {
-            at.DONE: (Status.SUCCESS, ""),
             at.OUT_OF_STEPS: (Status.MAX_STEPS, f"max_steps={self.options.max_steps} steps were not enough"),
             at.UNDERFLOW: (Status.STEP_UNDERFLOW, f"the step size fell to {dt:.3g}"),
             at.NON_FINITE: (Status.NON_FINITE, "the right-hand side or the state became NaN or infinite"),
             at.NON_FINITE_SLOPE: (Status.NON_FINITE, "the right-hand side is NaN or infinite at the initial state"),
             at.NON_FINITE_STATE: (Status.NON_FINITE, "the initial state is NaN or infinite"),
         }[code]
+
+    @property
+    def table(self) -> Table:
+        return self.plan.table
 
     @property
     def final(self) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,11 +17,13 @@ from torch import Tensor
 from ...errors import UntraceableError
 from ...graph import Kernels
 from ...graph import kernels as trace_kernels
+from ...layers.calling import Autonomous
 from ...problem import ODEProblem
 from ..eager.rhs import Rhs
 from . import toolchain
 from .emit import emit
 from .lang.machine import Loaded
+from .plan import Plans
 from .reach import Reach, reach
 
 log = logging.getLogger("pydiffeqflux")
@@ -47,7 +50,9 @@ class Model:
     work: int = 1
     #: Steps that buffers had better have room for, from the solves so far.
     room: int = 32
+    plans: Plans = field(default_factory=Plans)
     _code: dict[tuple[str, ...], Loaded] = field(default_factory=dict)
+    _addresses: dict[str, int] = field(default_factory=dict)
     _calls: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -57,25 +62,29 @@ class Model:
 
     def address(self, kernel: str, group: tuple[str, ...] = EXPLICIT) -> int:
         """The address of a kernel, compiled with its group when first asked for."""
+        known = self._addresses.get(kernel)
+        if known is not None:
+            return known
         if group not in self._code:
             programs = [self.traced.program(name) for name in group]
             self.work = max(self.work, *(p.workspace for p in programs))
             self._code[group] = toolchain.kernels([emit(p) for p in programs], self.single)
-        return self._code[group].address(kernel)
+        for name in group:
+            self._addresses[name] = self._code[group].address(name)
+        return self._addresses[kernel]
 
     def arguments(self, tensors: Sequence[Tensor]) -> Arguments:
         """The kernels' buffers, filled."""
         mine = [tensors[k] for k in self.places]
         dtype = self.traced.y.dtype
-        flat: dict[str, list[Tensor]] = {"p": [], "c": [], "i": []}
-        for x, slot in zip(mine, self.traced.arguments, strict=True):
-            flat[slot.buffer].append(x.detach().reshape(-1))
-        packed = {}
-        for name, parts in flat.items():
-            kind = torch.int64 if name == "i" else dtype
-            whole = parts[0] if len(parts) == 1 else torch.cat(parts) if parts else torch.empty(1, dtype=kind)
-            packed[name] = whole if whole.dtype == kind else whole.to(kind)
-        return Arguments(mine[: self.params], packed["p"], packed["c"], packed["i"])
+        params = mine[: self.params]
+        nothing = torch.empty(0, dtype=dtype)
+        if self.params == len(mine):  # the usual case
+            return Arguments(params, _flat(params, dtype), nothing, nothing)
+        packed = {"p": params, "c": [], "i": []}
+        for x, slot in zip(mine[self.params :], self.traced.arguments[self.params :], strict=True):
+            packed[slot.buffer].append(x)
+        return Arguments(params, *(_flat(packed[name], torch.int64 if name == "i" else dtype) for name in "pci"))
 
     def evaluate(self, t: float, y: Tensor, given: Arguments, work: Tensor) -> Tensor:
         """``f(t, y)`` for a contiguous state."""
@@ -87,6 +96,14 @@ class Model:
         out = torch.empty_like(y)
         call(t, *(x.data_ptr() for x in (y, given.p, given.c, given.i, work, out)))
         return out
+
+
+def _flat(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """One vector of all their entries; without a graph where the caller records none."""
+    if not tensors:
+        return torch.empty(0, dtype=dtype)
+    parts = [x if x.dtype == dtype else x.to(dtype) for x in tensors]
+    return torch._C._nn.flatten_dense_tensors(parts)
 
 
 @dataclass
@@ -104,37 +121,75 @@ class Arguments:
         return self.p.data_ptr(), self.c.data_ptr(), self.i.data_ptr()
 
 
-_models: OrderedDict[Any, tuple[Model | str, Reach]] = OrderedDict()
+#: Models (or why there is none) by everything that decides what their functions compute, and the objects that are
+#: part of that by identity.
+_models: OrderedDict[Any, tuple[Model | str, list[Any]]] = OrderedDict()
+#: The last walk of every function that is still alive, and the models that it led to.
+_walks: weakref.WeakKeyDictionary[Any, Walked] = weakref.WeakKeyDictionary()
 
 
-def model_of(problem: ODEProblem, found: Reach) -> Model | str:
-    """The compiled model of a problem's function, traced where it has not been; or why there is none."""
-    key = _key(problem, found)
-    known = _models.get(key)
-    if known is not None:
-        _models.move_to_end(key)
-        return known[0]
-    model: Model | str
-    try:
-        model = _trace(problem, found)
-    except UntraceableError as why:
-        model = str(why)
-    # The function may have changed by running (a counter of its calls): what it is now will be found again.
-    found = reach(problem.func)
-    _models[_key(problem, found)] = model, found
-    while len(_models) > KEPT:
-        _models.popitem(last=False)
-    return model
+@dataclass
+class Walked:
+    """A walk of a function, good for as long as ``reach`` would find the same."""
+
+    reach: Reach
+    models: dict[Any, Model | str] = field(default_factory=dict)
 
 
-def known(problem: ODEProblem, found: Reach) -> bool:
+def model_of(problem: ODEProblem) -> tuple[Model | str, list[Tensor]]:
+    """The compiled model of a problem's function, traced where it has not been, and the tensors it reaches.
+
+    In place of a model the reason why there is none.
+    """
+    state, walked = _state(problem), _walked(problem.func)
+    model = walked.models.get(state)
+    if model is None:
+        model = _find(problem, walked, state)
+    return model, walked.reach.tensors
+
+
+def known(problem: ODEProblem) -> bool:
     """Whether this function has been traced (or tried) before."""
-    return _key(problem, found) in _models
+    state, walked = _state(problem), _walked(problem.func)
+    return state in walked.models or (tuple(walked.reach.facts), state) in _models
 
 
-def _key(problem: ODEProblem, found: Reach) -> Any:
-    y = problem.packed
-    return tuple(found.facts), y.shape, y.dtype, problem.spec is None or repr(problem.spec), torch.get_default_dtype()
+def _state(problem: ODEProblem) -> Any:
+    """What a graph depends on besides the function."""
+    y, spec = problem.packed, problem.spec
+    called = type(problem.func) is Autonomous
+    return y.shape, y.dtype, called, None if spec is None else repr(spec), torch.get_default_dtype()
+
+
+def _walked(func: Any) -> Walked:
+    anchor = func.model if isinstance(func, Autonomous) else func
+    try:
+        walked = _walks.get(anchor)
+        if walked is None or not walked.reach.unchanged():
+            walked = _walks[anchor] = Walked(reach(anchor))
+    except TypeError:  # nothing that a weak reference can be made of
+        walked = Walked(reach(anchor))
+    return walked
+
+
+def _find(problem: ODEProblem, walked: Walked, state: Any) -> Model | str:
+    """The model among those traced already, for a function of the same meaning; traced where there is none."""
+    key = tuple(walked.reach.facts), state
+    if key not in _models:
+        found: Model | str
+        try:
+            found = _trace(problem, walked.reach)
+        except UntraceableError as why:
+            found = str(why)
+        # The function may have changed by running (a counter of its calls): what it is now will be found again.
+        walked.reach = reach(problem.func.model if isinstance(problem.func, Autonomous) else problem.func)
+        key = tuple(walked.reach.facts), state
+        _models[key] = found, walked.reach.held
+        while len(_models) > KEPT:
+            _models.popitem(last=False)
+    _models.move_to_end(key)
+    walked.models[state] = model = _models[key][0]
+    return model
 
 
 def _trace(problem: ODEProblem, found: Reach) -> Model:

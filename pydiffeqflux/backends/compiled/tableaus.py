@@ -15,7 +15,7 @@ from .lang.words import Ints, Wide
 from .loops import layout as at
 
 
-@dataclass(frozen=True)
+@dataclass
 class Table:
     """An explicit method, laid out as ``loops.layout`` says."""
 
@@ -31,9 +31,8 @@ class Table:
     #: Interpolant weights, one row a stage.
     dense: Wide
 
-    @property
-    def address(self) -> int:
-        return self.tab.ctypes.data
+    def __post_init__(self) -> None:
+        self.address = self.tab.ctypes.data
 
 
 @functools.cache
