@@ -80,6 +80,19 @@ class UnsupportedError(PyDiffEqFluxError, NotImplementedError):
     """Two choices that exist, but not together (the message says which pair does)."""
 
 
+class UntraceableError(UnsupportedError):
+    """A right-hand side that cannot be turned into a graph, or one whose operators an engine cannot translate."""
+
+    @classmethod
+    def operator(cls, name: str, where: str | None, why: str = "has no translation") -> UntraceableError:
+        """The error for the operator ``name``, met in the user's code at ``where``."""
+        place = f" (in {where})" if where else ""
+        return cls(
+            f"the right-hand side uses {name}{place}, which {why}. Solve it with backend='torch', which takes any torch"
+            f" code."
+        )
+
+
 class InvalidToleranceError(InvalidArgumentError, AssertionError):
     """A tolerance that is negative, not finite, requires a gradient, or does not fit the state."""
 

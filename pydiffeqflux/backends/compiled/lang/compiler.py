@@ -117,9 +117,18 @@ class Body:
             for target, value in zip(targets, values, strict=True):
                 self._store(target, value)
             return
-        value = self.expressions(s.value)
+        value = self._sum(s) or self.expressions(s.value)
         for target in s.targets:
             self._store(target, value)
+
+    def _sum(self, s: ast.Assign) -> Value | None:
+        """``a = (a + b)`` is a running sum, as ``a += b`` is."""
+        target, value = s.targets[0], s.value
+        if not (isinstance(target, ast.Name) and isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add)):
+            return None
+        if not (isinstance(value.left, ast.Name) and value.left.id == target.id and target.id in self.slots):
+            return None
+        return self.expressions.operate(value.op, self.expressions(value.left), self.expressions(value.right), summed=True)
 
     def _AnnAssign(self, s: ast.AnnAssign) -> None:
         assert isinstance(s.target, ast.Name) and s.value is not None

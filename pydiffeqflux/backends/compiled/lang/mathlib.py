@@ -77,6 +77,13 @@ def expm1_in_range(x: Real) -> Real:
     return scale * expm1_poly(r) + (scale - real(1.0))
 
 
+def expm1(x: Real) -> Real:
+    """``exp(x) - 1``, exact also near 0; -1 and infinity where it leaves the dtype's range."""
+    bottom, top = (real(-18.0) if is_single() else real(-38.0)), (real(88.0) if is_single() else real(709.0))
+    inside = expm1_in_range(min(max(x, bottom), top))
+    return select(x > top, exp(x) - real(1.0), select(x < bottom, real(-1.0), inside))
+
+
 def tanh(x: Real) -> Real:
     """The hyperbolic tangent, by ``expm1(2 |x|)``; 1 from where the dtype cannot tell it from 1."""
     top = real(20.0) if is_single() else real(44.0)

@@ -1,0 +1,226 @@
+"""Tracing: a module's graphs, as programs, say what the module says. Run as the compiled engine runs them."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import numpy as np
+import pytest
+import torch
+from problems.modules import MODULES
+from torch import Tensor, nn
+
+from pydiffeqflux.backends.compiled import toolchain
+from pydiffeqflux.backends.compiled.emit import emit
+from pydiffeqflux.errors import UntraceableError
+from pydiffeqflux.graph import Kernels, kernels
+from pydiffeqflux.graph.cache import TraceCache
+from pydiffeqflux.graph.expr import WORDS, call, number
+from pydiffeqflux.graph.printer import arguments
+
+T = torch.tensor(0.37, dtype=torch.float64)
+
+
+def run(traced: Kernels, name: str, t: Tensor, y: Tensor, v: Tensor | None = None) -> dict[str, np.ndarray]:
+    """One program's results, by the name of the buffer that they are written to."""
+    program = traced.program(name)
+    single = y.dtype == torch.float32
+    code = toolchain.kernels([emit(program)], single)
+    time = ctypes.c_float if single else ctypes.c_double
+    given = {"t": float(t), "y": y.reshape(-1).numpy(), "w": np.full(program.workspace, np.nan)}
+    given |= {b: traced.pack(traced.graphs.externals, b).numpy() for b in "pci"}
+    if v is not None:
+        given["v"] = v.reshape(-1).numpy()
+    results = {n: np.full(b.size, np.nan) for n, b in program.outputs.items()}
+    names = [a for a in arguments(program) if a != "t"]
+    call = ctypes.CFUNCTYPE(None, time, *[ctypes.c_void_p] * len(names))(code.address(name))
+    call(float(t), *[(results[a] if a in results else given[a]).ctypes.data for a in names])
+    return results
+
+
+def close(got: np.ndarray, want: Tensor | None) -> bool:
+    expected = np.zeros_like(got) if want is None else want.detach().reshape(-1).numpy()
+    return bool(np.allclose(got, expected, rtol=1e-10, atol=1e-12))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_programs_agree_with_torch(name: str) -> None:
+    torch.manual_seed(0)
+    func, y = MODULES[name]()
+    traced = kernels(func, T, y)
+    v = torch.randn_like(y)
+    t, state = T.clone().requires_grad_(), y.clone().requires_grad_()
+    out = func(t, state)
+    params = traced.graphs.externals[: traced.graphs.params]
+    to_t, to_y, *to_params = torch.autograd.grad(out, [t, state, *params], v, allow_unused=True)
+
+    assert close(run(traced, "f", T, y)["out"], out)
+    pulled = run(traced, "vjp", T, y, v)
+    assert close(pulled["gt"], to_t)
+    assert close(pulled["gy"], to_y)
+    expected = [torch.zeros_like(p) if g is None else g for p, g in zip(params, to_params, strict=True)]
+    assert close(pulled["gp"], torch.cat([g.reshape(-1) for g in expected]) if expected else torch.zeros(0))
+    assert close(run(traced, "vjp_y", T, y, v)["gy"], to_y)
+
+
+@pytest.mark.parametrize("name", ["spiral_batch", "time", "elementary", "in_place", "conv_circular", "lotka_volterra"])
+def test_jacobian(name: str) -> None:
+    torch.manual_seed(0)
+    func, y = MODULES[name]()
+    traced = kernels(func, T, y)
+    found = run(traced, "jac", T, y)
+    jacobian = torch.autograd.functional.jacobian(lambda x: func(T, x), y)
+    assert close(found["J"], jacobian)
+    assert close(found["ft"], torch.autograd.functional.jacobian(lambda s: func(s, y), T))
+
+
+def test_every_parameter_is_found_once() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    net[0].bias.requires_grad_(False)
+    traced = kernels(lambda t, y: net(net(y)), T, torch.ones(2, dtype=torch.float64))
+    found = traced.graphs.externals[: traced.graphs.params]
+    assert {id(p) for p in found} == {id(p) for p in net.parameters() if p.requires_grad}
+    assert len(found) == 3
+    assert traced.sizes["p"] == 6 + 6 + 2
+    assert traced.sizes["c"] == 3
+
+
+def test_numbers_that_nobody_needs_are_not_computed() -> None:
+    net = nn.Sequential(nn.Linear(2, 50), nn.Tanh(), nn.Linear(50, 2))
+    traced = kernels(lambda t, y: net(y), torch.tensor(0.0), torch.ones(2))
+    text = source([traced.program("vjp_y")])
+    assert text.count("math.tanh") == 1  # and the second layer's output, which no gradient looks at, not at all
+    assert traced.program("vjp_y").workspace < 4 * 50
+
+
+def test_float32_stays_float32() -> None:
+    traced = kernels(lambda t, y: y * 0.1 + torch.sin(t), torch.tensor(0.5), torch.ones(2))
+    assert traced.program("f").dtype == "float32"
+    assert "F(0.1)" in source([traced.program("f")])
+
+
+@pytest.mark.parametrize("word", [w for w in WORDS if w not in ("int", "float", "bool")])
+def test_words_mean_in_python_what_the_table_says(word: str) -> None:
+    count, meaning = WORDS[word]
+    points = [(0.3, 0.7, -0.2), (0.9, 0.2, 1.4)]
+    if word == "acosh":
+        points = [(1.3,), (2.5,)]
+    if word in ("floordiv", "mod"):
+        points = [(7, 3), (-7, 3)]
+    from pydiffeqflux.graph.program import Program
+
+    space: dict[str, object] = {}
+    exec(source([Program("f", "float64", {}, {})]), space)
+    from pydiffeqflux.backends.compiled.emit import NumbaPrinter
+
+    printer = NumbaPrinter(Program("f", "float64", {}, {}))
+    for point in points:
+        given = point[:count]
+        if word == "where":
+            given = (point[0] > 0.5, *point[1:])
+        text = printer.words[word].format(*(repr(x) for x in given))
+        assert math.isclose(float(eval(text, space)), float(meaning(*given)), rel_tol=1e-15, abs_tol=1e-15)
+
+
+def test_index_arithmetic_is_folded() -> None:
+    assert call("add", call("mul", number(3), number(4)), number(0)) == number(12)
+    assert call("where", number(True), number(1.0), number(2.0)) == number(1.0)
+
+
+# -- what cannot be traced ------------------------------------------------------------------------
+
+
+def test_a_branch_on_a_value() -> None:
+    def func(t: Tensor, y: Tensor) -> Tensor:
+        return y if y.sum() > 0 else -y
+
+    with pytest.raises(UntraceableError, match=r"decides by the value of a tensor.*y if y\.sum\(\) > 0.*torch\.where"):
+        kernels(func, T, torch.ones(2, dtype=torch.float64))
+
+
+def test_random_numbers() -> None:
+    drop = nn.Dropout(0.5)
+    with pytest.raises(UntraceableError, match=r"bernoulli.*random numbers"):
+        kernels(lambda t, y: drop(y), T, torch.ones(2, dtype=torch.float64))
+
+
+def test_an_operator_without_a_row_is_named_with_its_line() -> None:
+    def func(t: Tensor, y: Tensor) -> Tensor:
+        return torch.linalg.matrix_exp(y)
+
+    with pytest.raises(UntraceableError, match=r"linalg_matrix_exp.*test_graph\.py, line \d+.*backend='torch'"):
+        kernels(func, T, torch.eye(2, dtype=torch.float64)).program("f")
+
+
+def test_a_buffer_changed_in_place() -> None:
+    count = torch.zeros(2, dtype=torch.float64)
+
+    def func(t: Tensor, y: Tensor) -> Tensor:
+        count.add_(1.0)
+        return y * count
+
+    with pytest.raises(UntraceableError, match="lives on after the evaluation"):
+        kernels(func, T, torch.ones(2, dtype=torch.float64))
+
+
+def test_two_precisions() -> None:
+    w = torch.ones(2, dtype=torch.float32)
+    with pytest.raises(UntraceableError, match=r"mixes torch\.float32 with a state of torch\.float64"):
+        kernels(lambda t, y: y * w, T, torch.ones(2, dtype=torch.float64))
+
+
+def test_complex_states() -> None:
+    with pytest.raises(UntraceableError, match="complex state"):
+        kernels(lambda t, y: 1j * y, T, torch.ones(2, dtype=torch.complex128))
+
+
+# -- tracing once ---------------------------------------------------------------------------------
+
+
+class Decay(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+        self.scale = 1.0
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return -self.scale * self.rate * y
+
+
+def test_a_trace_is_kept_while_parameters_train() -> None:
+    cache, func, y = TraceCache(), Decay(), torch.ones(2, dtype=torch.float64)
+    first = cache.get(func, func, T, y)
+    with torch.no_grad():
+        func.rate += 1.0
+    second = cache.get(func, func, T, y)
+    assert second.kernels is first.kernels
+    assert second.agrees(torch.from_numpy(run(second.kernels, "f", T, y)["out"]))
+
+
+def test_a_changed_number_is_noticed() -> None:
+    cache, func, y = TraceCache(), Decay(), torch.ones(2, dtype=torch.float64)
+    cache.get(func, func, T, y)
+    func.scale = 2.0
+    stale = cache.get(func, func, T, y)
+    assert not stale.agrees(torch.from_numpy(run(stale.kernels, "f", T, y)["out"]))
+    cache.forget(func)
+    fresh = cache.get(func, func, T, y)
+    assert fresh.agrees(torch.from_numpy(run(fresh.kernels, "f", T, y)["out"]))
+
+
+def test_a_replaced_parameter_is_noticed() -> None:
+    cache, func, y = TraceCache(), Decay(), torch.ones(2, dtype=torch.float64)
+    cache.get(func, func, T, y)
+    func.rate = nn.Parameter(func.rate.detach().clone())  # the same value: only the tensor is another
+    assert cache.get(func, func, T, y).kernels.graphs.externals[0] is func.rate
+
+
+def test_another_shape_or_mode_is_another_trace() -> None:
+    cache = TraceCache()
+    func = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).double().eval()
+    rhs = lambda t, y: func(y)  # noqa: E731
+    rhs.model = func
+    one = cache.get(rhs, rhs, T, torch.ones(3, 2, dtype=torch.float64)).kernels
+    assert cache.get(rhs, rhs, T, torch.ones(4, 2, dtype=torch.float64)).kernels is not one
+    assert cache.get(rhs, rhs, T, torch.ones(3, 2, dtype=torch.float64)).kernels is one
