@@ -24,6 +24,7 @@ class LanguagePrinter(Printer):
         "le": "({} <= {})", "gt": "({} > {})", "ge": "({} >= {})", "eq": "({} == {})", "ne": "({} != {})",
         "and": "({} & {})", "or": "({} | {})", "not": "(not {})", "where": "select({}, {}, {})",
         "float": "real({})", "int": "int({})", "bool": "bool({})",
+        "maximum of integers": "max({}, {})", "minimum of integers": "min({}, {})",
     } | {name: f"math.{name}({{}})" for name in _LIBRARY.split()}  # fmt: skip
 
     def header(self) -> str:
@@ -55,6 +56,9 @@ class LanguagePrinter(Printer):
         if isinstance(e, Call) and e.word == "pow" and isinstance(e.args[1], Number):
             return self._power(self.expr(e.args[0]), e.args[1])
         return super().expr(e)
+
+    def word(self, e: Call) -> str:
+        return f"{e.word} of integers" if e.kind == "int" and e.word in ("maximum", "minimum") else e.word
 
     def _power(self, base: str, exponent: Number) -> str:
         """Small whole powers are products, a square root is one; the others are the C library's."""
