@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,10 +33,14 @@ def replay_of(single: bool) -> Callable[..., int]:
 
 @dataclass
 class Gradient:
-    """What a sweep found: gradients of the initial state, the parameters, both ends of time, and the observations."""
+    """What a sweep found: gradients of the initial state, the parameters, both ends of time, and the observations.
 
-    y0: Tensor
-    params: Tensor | None
+    Attributes:
+        memory: holds the first two: the state's from the start on, the parameters' from ``params`` on (None: not wanted).
+    """
+
+    memory: Tensor
+    params: int | None
     t0: float
     t1: float
     times: list[float]
@@ -69,32 +74,33 @@ def gradient(
     ints[at.PARAMS], ints[at.TIMED] = count if full else -1, timed
     kernel = model.address("vjp" if full else "vjp_y")
     seeds = seeds.contiguous()
-    # One piece of memory: lam, carry, slopes' gradients, three states' room, two sets of parameters, the kernels' own.
-    sizes = (n, n, table.every * n, 3 * n, max(count, 1), max(count, 1), model.work)
+    # One piece of memory: lam, parameters; then carry, slopes' gradients, room for three states, one more set of
+    # parameters, and the kernels' own.
+    sizes = (n, max(count, 1), n, table.every * n, 3 * n, max(count, 1), model.work)
     memory = torch.zeros(sum(sizes), dtype=dtype)
-    lam, carry, kbar, work, total, piece, own = memory.split_with_sizes(sizes)
+    start, width = memory.data_ptr(), memory.element_size()
+    lam, total, carry, kbar, work, piece, own = (start + width * x for x in itertools.accumulate((0, *sizes[:-1])))
     row, ends, gsaves = array("q", [len(seeds)]), zeros("d", 2), zeros("d", len(seeds))
     last = run.accepted - 1 if run.status.ok else -1
-    loop, given = sweep_of(model.single), run.given.addresses
-    tab = table.address
+    before = kernel, place(ints), table.address, *run.given.addresses, own
+    after = (
+        seeds.data_ptr(), place(where), place(thetas), place(row), lam, carry, total, place(ends), place(gsaves),
+        kbar, work, piece,
+    )  # fmt: skip
     if run.checkpoints is None:
         t, h, _, _, extras = run.buffers.addresses
         steps = t, h, extras
     else:
         steps = place(run.times), place(run.sizes), place(run.extras)
+    loop = sweep_of(model.single)
     for segment in _segments(run, own, work):
-        loop(
-            kernel, place(ints), tab, *given, own.data_ptr(), segment.first, segment.count, last, *steps,
-            segment.y, segment.k, seeds.data_ptr(), place(where), place(thetas), place(row),
-            lam.data_ptr(), carry.data_ptr(), total.data_ptr(), place(ends), place(gsaves), kbar.data_ptr(),
-            work.data_ptr(), piece.data_ptr(),
-        )  # fmt: skip
+        loop(*before, segment.first, segment.count, last, *steps, segment.y, segment.k, *after)
     if not run.accepted:
-        lam += seeds.sum(0)
-    return Gradient(lam, total if full and count else None, ends[0], ends[1], list(gsaves) if timed else [])
+        memory[:n] += seeds.sum(0)
+    return Gradient(memory, n if full and count else None, ends[0], ends[1], list(gsaves) if timed else [])
 
 
-def _segments(run: Forward, own: Tensor, work: Tensor) -> Iterator[Segment]:
+def _segments(run: Forward, own: int, work: int) -> Iterator[Segment]:
     """The solve's steps, from the last to the first: as they were kept, or taken again between two snapshots."""
     if run.checkpoints is None:
         if run.accepted:
@@ -112,8 +118,8 @@ def _segments(run: Forward, own: Tensor, work: Tensor) -> Iterator[Segment]:
         b.y[:n], b.k[:n] = shot.y, shot.k
         _, _, y, k, _ = b.addresses
         again(
-            address, place(run.ints), run.table.address, *run.given.addresses, own.data_ptr(), shot.step, count,
-            place(run.times), place(run.sizes), place(run.extras), y, k, work.data_ptr(),
+            address, place(run.ints), run.table.address, *run.given.addresses, own, shot.step, count,
+            place(run.times), place(run.sizes), place(run.extras), y, k, work,
         )  # fmt: skip
         yield Segment(shot.step, count, y, k)
         end = shot.step

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 from ...graph.expr import Call, Expr, Index, Number, linear
 from ...graph.printer import Printer, arguments
-from ...graph.program import Buffer, Product, Program
+from ...graph.program import Buffer, Matrix, Product, Program
 
 _LIBRARY = "log log1p log2 log10 sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc sqrt floor ceil trunc"
+
+
+#: Rows of the left matrix from which on the right one is turned around.
+TURNED = 8
 
 
 class LanguagePrinter(Printer):
@@ -69,8 +74,17 @@ class LanguagePrinter(Printer):
             return f"({base} ** {int(x)})" if x > 0 else f"(real(1.0) / ({base} ** {int(-x)}))"
         return f"math.pow({base}, {self.literal(exponent)})"
 
+    #: How many numbers the program needs to work in, with what the printer adds.
+    workspace: int = 0
+
     def product(self, s: Product) -> None:
-        """Along the columns of the right matrix, four rows of it at a time: a quarter of the traffic of one."""
+        """Along the columns of the right matrix, four rows of it at a time: a quarter of the traffic of one.
+
+        A right matrix that lies the other way (a layer's weight) is first turned around where there are rows enough to
+        make that worth it: measured on 128 rows and 16 to 32 columns, 5 times as fast as inner products that short.
+        """
+        if s.right.column != 1 and s.rows >= TURNED and s.columns >= 4 and s.inner >= 4:
+            s = self._turned(s)
         if s.right.column != 1 or s.columns < 4 or s.inner < 4:
             super().product(s)
             return
@@ -95,6 +109,23 @@ class LanguagePrinter(Printer):
                         self.line(f"{into} += acc * {self._entry(s.right, b, k, j)}")
 
 
-def emit(program: Program) -> str:
-    """The source of a program; its name is the program's, its arguments are ``graph.printer.arguments``."""
-    return LanguagePrinter(program).source()
+    def _turned(self, s: Product) -> Product:
+        """The same product with a copy of the right matrix, row by row; a batch of one matrix is copied once."""
+        size, batch = s.inner * s.columns, s.batch if s.right.batch else 1
+        copy = Buffer("work", "w", batch * size, self.program.workspace)
+        self.workspace = max(self.workspace, copy.offset + copy.size)
+        b, k, j = (Index(x) for x in ("b", "k", "j"))
+        at = linear(0, (size, s.columns, 1), (b if batch > 1 else Number(0, "int"), k, j))
+        with self.nest([*([(b, batch)] if batch > 1 else []), (k, s.inner), (j, s.columns)]):
+            self.line(f"{self.element(copy, self.expr(at))} = {self._entry(s.right, b, k, j)}")
+        return replace(s, right=Matrix(copy, 0, size if batch > 1 else 0, s.columns, 1))
+
+
+def emit(program: Program) -> tuple[str, int]:
+    """The source of a program, and how many numbers it needs to work in.
+
+    The function's name is the program's, its arguments are ``graph.printer.arguments``.
+    """
+    printer = LanguagePrinter(program)
+    source = printer.source()
+    return source, max(program.workspace, printer.workspace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from array import array
 from collections.abc import Callable
@@ -164,7 +165,7 @@ class Forward:
         loop = loop_of(model.single)
         room = 1 if not self.keep or self.checkpoints is not None else model.room
         self.buffers = b = Buffers.make(room, n, plan.table.every, dtype)
-        b.y[:n] = y0.view(-1)
+        ctypes.memmove(b.y.data_ptr(), y0.data_ptr(), n * y0.element_size())
         while True:
             self.ints[at.CAPACITY] = room
             code = loop(address, *before, *b.addresses, *after)

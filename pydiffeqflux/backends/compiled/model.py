@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import time
 import weakref
@@ -17,6 +18,8 @@ from torch import Tensor
 from ...errors import UntraceableError
 from ...graph import Kernels
 from ...graph import kernels as trace_kernels
+from ...graph.program import Product
+from ...graph.value import contiguous_strides
 from ...layers.calling import Autonomous
 from ...problem import ODEProblem
 from ..eager.rhs import Rhs
@@ -60,18 +63,29 @@ class Model:
         """How many of the tensors are differentiable: the first ones."""
         return self.traced.graphs.params
 
+    def __post_init__(self) -> None:
+        #: Shape, strides and size of each parameter's gradient, one after the other.
+        slots = self.traced.arguments[: self.params]
+        self.shapes = [(s.shape, contiguous_strides(s.shape), s.size) for s in slots]
+
     def address(self, kernel: str, group: tuple[str, ...] = EXPLICIT) -> int:
         """The address of a kernel, compiled with its group when first asked for."""
         known = self._addresses.get(kernel)
         if known is not None:
             return known
         if group not in self._code:
-            programs = [self.traced.program(name) for name in group]
-            self.work = max(self.work, *(p.workspace for p in programs))
-            self._code[group] = toolchain.kernels([emit(p) for p in programs], self.single)
+            sources, work = zip(*(emit(self.traced.program(name)) for name in group), strict=True)
+            self.work = max(self.work, *work)
+            self._code[group] = toolchain.kernels(sources, self.single)
         for name in group:
             self._addresses[name] = self._code[group].address(name)
         return self._addresses[kernel]
+
+    @functools.cached_property
+    def flops(self) -> int:
+        """Multiplications and additions of one evaluation's matrix products."""
+        products = (s for s in self.traced.program("f").statements if isinstance(s, Product))
+        return sum(2 * s.batch * s.rows * s.inner * s.columns for s in products)
 
     def arguments(self, tensors: Sequence[Tensor]) -> Arguments:
         """The kernels' buffers, filled."""

@@ -61,7 +61,7 @@ def _gradients(
     timed = any(wanted[1:4])
     found = gradient(run, seeds, seen.where, seen.thetas, params=any(wanted[4:]), timed=timed)
     assert y0 is not None
-    result: list[Tensor | None] = [found.y0.view(y0.shape) if wanted[0] else None, None, None, None]
+    result: list[Tensor | None] = [found.memory[: y0.numel()].view(y0.shape) if wanted[0] else None, None, None, None]
     if timed:
         if seen.moved:
             _move_ends(seen, found, seeds, clocked=wanted[1] or wanted[2])
@@ -73,9 +73,10 @@ def _gradients(
             result[3][: len(seeds)] = torch.tensor(found.times[: len(times)], dtype=torch.float64)
     if found.params is None:
         return result + [None] * len(params)
-    pieces = found.params.split_with_sizes([x.numel() for x in params]) if len(params) > 1 else (found.params,)
-    for x, piece, want in zip(params, pieces, wanted[4:], strict=True):
-        result.append(piece.view(x.shape) if want and x is not None else None)
+    offset = found.params
+    for (shape, strides, size), want in zip(run.model.shapes, wanted[4:], strict=True):
+        result.append(found.memory.as_strided(shape, strides, offset) if want else None)
+        offset += size
     return result
 
 
