@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from ..errors import BackendUnavailableError, UnknownNameError
 from .backend import Backend
 
@@ -16,10 +18,12 @@ def get(name: str) -> Backend:
         BackendUnavailableError: it cannot run here; the message says how to get it.
     """
     if name in ("auto", "torch"):
-        from .eager.engine import EagerBackend
+        from .native import NativeBackend
 
-        return EagerBackend()
+        return NativeBackend()
     if name == "compiled":
+        if importlib.util.find_spec("llvmlite") is None:
+            raise BackendUnavailableError("backend='compiled' needs llvmlite: pip install llvmlite.")
         from .compiled.engine import CompiledBackend
 
         return CompiledBackend()

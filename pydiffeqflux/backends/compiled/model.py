@@ -27,7 +27,7 @@ from . import toolchain
 from .emit import emit
 from .lang.machine import Loaded
 from .plan import Plans
-from .reach import Reach, reach
+from .reach import Reach, reach, reached
 
 log = logging.getLogger("pydiffeqflux")
 
@@ -43,12 +43,13 @@ class Model:
 
     Attributes:
         traced: the programs, and where each tensor lies in the buffers ``p``, ``c``, ``i``.
-        places: for each tensor that the function reaches for, its place in the walk of ``reach``.
+        places: for each tensor that the function reaches for, its place in the walk of ``reach``; or the tensor itself,
+            where the function makes it anew at every call.
         work: how many numbers the kernels need to work in.
     """
 
     traced: Kernels
-    places: tuple[int, ...]
+    places: tuple[int | Tensor, ...]
     single: bool
     work: int = 1
     #: Steps that buffers had better have room for, from the solves so far.
@@ -89,7 +90,7 @@ class Model:
 
     def arguments(self, tensors: Sequence[Tensor]) -> Arguments:
         """The kernels' buffers, filled."""
-        mine = [tensors[k] for k in self.places]
+        mine = [tensors[k] if isinstance(k, int) else k for k in self.places]
         dtype = self.traced.y.dtype
         params = mine[: self.params]
         nothing = torch.empty(0, dtype=dtype)
@@ -211,13 +212,18 @@ def _trace(problem: ODEProblem, found: Reach) -> Model:
     y = problem.packed.detach()
     rhs = Rhs(problem.func, problem.spec, y)
     traced = trace_kernels(lambda t, x: rhs.evaluate(t, x), rhs.time(problem.t0.value), y)
-    places = {id(x): k for k, x in enumerate(found.tensors)}
+    known = {id(x): k for k, x in enumerate(found.tensors)}
     externals = traced.graphs.externals
-    if not all(id(x) in places for x in externals):
-        raise UntraceableError(
-            "the right-hand side uses a tensor that could not be found among its attributes, closure and globals"
-        )
+    places = tuple(known.get(id(x), x) for x in externals)
+    lost = [x for x in places if isinstance(x, Tensor)]
+    if lost:
+        with reached() as seen, torch.no_grad():
+            rhs.evaluate(problem.t0.value, y)
+        if any(x.requires_grad or any(x is other for other in seen.tensors) for x in lost):
+            raise UntraceableError(
+                "the right-hand side uses a tensor that could not be found among its attributes, closure and globals"
+            )
     log.info("traced the right-hand side in %.2f s", time.perf_counter() - began)
-    return Model(traced, tuple(places[id(x)] for x in externals), y.dtype == torch.float32)
+    return Model(traced, places, y.dtype == torch.float32)
 
 

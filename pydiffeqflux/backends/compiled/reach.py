@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 #: What every module has in its ``__dict__`` and does not decide what it computes.
 _MACHINERY = frozenset(vars(nn.Module())) - {"training"}
@@ -68,6 +69,19 @@ def reach(func: Callable[..., Any]) -> Reach:
     found = Reach()
     _Walk(found).look(func, 0)
     return found.finish()
+
+
+class reached(TorchFunctionMode):
+    """Remembers the tensors that are passed to torch functions: what an evaluation uses, wherever it comes from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in (*args, *(kwargs or {}).values()):
+            self.tensors += [x for x in (value if isinstance(value, tuple | list) else (value,)) if isinstance(x, Tensor)]
+        return func(*args, **(kwargs or {}))
 
 
 class _Walk:
