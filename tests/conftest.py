@@ -1,9 +1,23 @@
 """Shared by all tests."""
 
+import math
+import os
+
 import matplotlib
+import pytest
 import torch
 
 # Small tensors: a second thread only adds overhead, and results stay the same on every machine.
 torch.set_num_threads(1)
 # No test opens a window.
 matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``backend="torch"`` stays eager, however often a test evaluates a function; PDF_TEST_COMPILED=1: compiled at once.
+
+    What the compiled engine does is asked for by name in its own tests.
+    """
+    at_once = os.environ.get("PDF_TEST_COMPILED") == "1"
+    monkeypatch.setattr("pydiffeqflux.backends.native.WARM_UP", 0 if at_once else math.inf)

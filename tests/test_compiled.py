@@ -21,11 +21,6 @@ FIXED = ("euler", "midpoint", "rk4", "heun2", "heun3")
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
 
 
-@pytest.fixture(autouse=True)
-def eager_stays_eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pydiffeqflux.backends.native.WARM_UP", math.inf)
-
-
 def pendulum(k: Tensor) -> Any:
     def func(t: Tensor, y: Tensor) -> Tensor:
         return torch.stack([y[1], -k[0] * torch.sin(y[0]) - k[1] * y[1] + torch.cos(2.0 * t)])
@@ -36,7 +31,7 @@ def pendulum(k: Tensor) -> Any:
 def both(make: Any, *, inputs: Any = None, **options: Any) -> tuple[Any, Any]:
     """The solution and gradients by each engine: ``make()`` gives a problem and what to differentiate it by."""
     found = []
-    for backend in ("compiled", "torch"):
+    for backend in ("compiled", "eager"):
         problem, wanted, extra = make()
         sol = solve(problem, backend=backend, **{"rtol": 1e-7, "atol": 1e-9, **options, **extra})
         weights = torch.cos(torch.arange(sol.ys.numel(), dtype=sol.ys.dtype)).view_as(sol.ys)
@@ -165,7 +160,7 @@ def test_states_with_structure() -> None:
         return ODEProblem(func, {"x": x, "v": v}, (0.0, 2.0)), [a, x, v]
 
     results = []
-    for backend in ("compiled", "torch"):
+    for backend in ("compiled", "eager"):
         problem, inputs = make()
         sol = solve(problem, saveat=[0.5, 2.0], rtol=1e-8, atol=1e-8, backend=backend)
         loss = sol.ys["x"].square().sum() + sol.ys["v"].sum()
@@ -189,7 +184,7 @@ def test_gradcheck() -> None:
 
 def test_second_derivatives_are_the_eager_engines() -> None:
     results = []
-    for backend in ("compiled", "torch"):
+    for backend in ("compiled", "eager"):
         k = torch.tensor([1.3, 0.2], dtype=D, requires_grad=True)
         y0 = torch.tensor([1.0, 0.5], dtype=D, requires_grad=True)
         sol = solve(ODEProblem(pendulum(k), y0, (0.0, 1.0)), saveat=[0.5, 1.0], rtol=1e-8, backend=backend)
@@ -201,7 +196,7 @@ def test_second_derivatives_are_the_eager_engines() -> None:
 
 def test_dense_output_and_its_gradient() -> None:
     results = []
-    for backend in ("compiled", "torch"):
+    for backend in ("compiled", "eager"):
         k = torch.tensor([1.3, 0.2], dtype=D, requires_grad=True)
         y0 = torch.tensor([1.0, 0.5], dtype=D, requires_grad=True)
         t = torch.tensor([1.9, 0.2, 0.7], dtype=D, requires_grad=True)
@@ -270,7 +265,7 @@ def test_failures_are_the_eager_engines(kind: str, saveat: Any) -> None:
     func, options = failing(kind)
     problem = ODEProblem(func, torch.full((2,), 1.7, dtype=D), (0.0, 1.0))
     partial, errors = [], []
-    for backend in ("compiled", "torch"):
+    for backend in ("compiled", "eager"):
         options = {"saveat": saveat, "rtol": 1e-6, "atol": 1e-6, **options}
         partial.append(solve(problem, throw=False, backend=backend, **options))
         with pytest.raises(pdf.PyDiffEqFluxError) as caught:

@@ -6,6 +6,7 @@ run twice gives the same numbers twice.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import time
 import types
@@ -30,6 +31,12 @@ TRACES = 8
 LARGE_PRODUCTS = 5_000_000
 #: Entries of the state from which on eager torch is as fast, and has two cores for it.
 LARGE_STATE = 1 << 18
+
+
+@functools.cache
+def available() -> bool:
+    """Whether the compiled engine can be had."""
+    return importlib.util.find_spec("llvmlite") is not None
 
 
 @dataclass
@@ -70,11 +77,16 @@ def _tally(func: Any) -> _Tally:
         return _Tally()
 
 
+def compile_at_once(func: Any) -> None:
+    """Compile ``func`` at its first solve: for work that is interrupted and taken up again, and must not differ."""
+    _tally(func).evaluations = WARM_UP
+
+
 def _compiled(problem: ODEProblem, method: Method, options: SolveOptions, tally: _Tally) -> tuple[Any, Any] | str:
     """The compiled model and the tensors it takes; or why eager torch solves this."""
     if tally.evaluations < WARM_UP and tally.traces == 0:
         return f"compiled once it has been evaluated {WARM_UP} times; so far {tally.evaluations}"
-    if importlib.util.find_spec("llvmlite") is None:
+    if not available():
         return "llvmlite is not installed"
     from .compiled.coverage import uncovered
     from .compiled.model import known, model_of

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from ..errors import BackendUnavailableError, UnknownNameError
 from .backend import Backend
 
-NAMES = ("auto", "torch", "compiled", "julia")
+NAMES = ("auto", "torch", "eager", "compiled", "julia")
 
 
 def get(name: str) -> Backend:
@@ -21,8 +19,14 @@ def get(name: str) -> Backend:
         from .native import NativeBackend
 
         return NativeBackend()
+    if name == "eager":
+        from .eager.engine import EagerBackend
+
+        return EagerBackend()
     if name == "compiled":
-        if importlib.util.find_spec("llvmlite") is None:
+        from . import native
+
+        if not native.available():
             raise BackendUnavailableError("backend='compiled' needs llvmlite: pip install llvmlite.")
         from .compiled.engine import CompiledBackend
 

@@ -27,7 +27,7 @@ from . import toolchain
 from .emit import emit
 from .lang.machine import Loaded
 from .plan import Plans
-from .reach import Reach, reach, reached
+from .reach import Reach, Reached, reach
 
 log = logging.getLogger("pydiffeqflux")
 
@@ -211,13 +211,17 @@ def _trace(problem: ODEProblem, found: Reach) -> Model:
     began = time.perf_counter()
     y = problem.packed.detach()
     rhs = Rhs(problem.func, problem.spec, y)
+    with torch.no_grad():
+        rhs.evaluate(problem.t0.value, y)  # what is wrong with it is explained here, not in the middle of a trace
     traced = trace_kernels(lambda t, x: rhs.evaluate(t, x), rhs.time(problem.t0.value), y)
+    for name in EXPLICIT:
+        traced.program(name)  # an operator without a translation is found here
     known = {id(x): k for k, x in enumerate(found.tensors)}
     externals = traced.graphs.externals
     places = tuple(known.get(id(x), x) for x in externals)
     lost = [x for x in places if isinstance(x, Tensor)]
     if lost:
-        with reached() as seen, torch.no_grad():
+        with Reached() as seen, torch.no_grad():
             rhs.evaluate(problem.t0.value, y)
         if any(x.requires_grad or any(x is other for other in seen.tensors) for x in lost):
             raise UntraceableError(

@@ -71,7 +71,7 @@ def reach(func: Callable[..., Any]) -> Reach:
     return found.finish()
 
 
-class reached(TorchFunctionMode):
+class Reached(TorchFunctionMode):
     """Remembers the tensors that are passed to torch functions: what an evaluation uses, wherever it comes from."""
 
     def __init__(self) -> None:

@@ -8,9 +8,8 @@ from typing import Any
 import llvmlite.binding as llvm
 
 
-@functools.cache
 def target() -> Any:
-    """This machine."""
+    """This machine; whoever executes code owns the one that he made it with, so everybody gets one of his own."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     triple = llvm.Target.from_default_triple()
@@ -42,8 +41,7 @@ class Loaded:
     """Object code in this process: function addresses by name. Lives as long as somebody holds it."""
 
     def __init__(self, code: bytes):
-        machine = target()
-        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target())
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
 
