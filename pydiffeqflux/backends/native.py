@@ -69,7 +69,9 @@ class NativeBackend:
 
 def _tally(func: Any) -> _Tally:
     """What is known of a function; of one that is made anew for every solve, by its code."""
-    anchor = func.model if isinstance(func, Autonomous) else func
+    anchor = func
+    while type(anchor) is Autonomous:
+        anchor = anchor.model
     key = anchor.__code__ if isinstance(anchor, types.FunctionType) else anchor
     try:
         return _tallies.setdefault(key, _Tally())
@@ -89,18 +91,19 @@ def _compiled(problem: ODEProblem, method: Method, options: SolveOptions, tally:
     if not available():
         return "llvmlite is not installed"
     from .compiled.coverage import uncovered
-    from .compiled.model import known, model_of
+    from .compiled.engine import model_for
+    from .compiled.model import known
 
     why = uncovered(problem, method, options)
     if why is not None:
         return why
     if problem.packed.numel() > LARGE_STATE:
         return f"a state of {problem.packed.numel()} entries is as fast in eager torch"
-    if not known(problem):
+    if not known(problem, options):
         if tally.traces >= TRACES:
             return f"what the function computes has changed {tally.traces} times between solves"
         tally.traces += 1
-    model, tensors = model_of(problem)
+    model, tensors = model_for(problem, options)
     if isinstance(model, str):
         return model
     if model.flops > LARGE_PRODUCTS:

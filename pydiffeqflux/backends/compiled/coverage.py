@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 
 from ...methods import Method
@@ -30,11 +31,27 @@ def uncovered(problem: ODEProblem, method: Method, options: SolveOptions) -> str
     for given, what in (
         (options.events, "events"), (options.doses, "callbacks"), (options.stops, "tstops"),
         (options.norm is not None, "a norm of one's own"), (options.progress, "a progress bar"),
-        (options.per_sample, "per_sample=True"),
     ):  # fmt: skip
         if given:
             return f"{what} is not compiled"
+    if options.per_sample and (why := _uncovered_rows(problem, options)) is not None:
+        return why
     sensealg = options.sensealg
     if torch.is_grad_enabled() and sensealg is not None and not isinstance(sensealg, DiscreteAdjoint):
         return f"sensealg={sensealg.name} is not compiled"
+    return None
+
+
+def _uncovered_rows(problem: ODEProblem, options: SolveOptions) -> str | None:
+    """The same for what per-sample mode adds."""
+    if problem.spec is not None or problem.packed.dim() < 2:
+        return "per_sample=True is compiled for a state that is one tensor of two or more dimensions"
+    if options.saves is None and options.unsaved == "steps":
+        return "per_sample=True is compiled with saveat, or save_everystep=False, only"
+    if options.dense:
+        return "per_sample=True is compiled with dense=False only"
+    if isinstance(options.rtol, Tensor) or isinstance(options.atol, Tensor):
+        return "per_sample=True with tolerances that are tensors is not compiled"
+    if isinstance(options.sensealg, DiscreteAdjoint) and options.sensealg.checkpoints is not None:
+        return "per_sample=True with checkpoints is not compiled"
     return None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...errors import UnsupportedError
+from ...errors import ShapeError, UnsupportedError
 from ...methods import Method
 from ...problem import ODEProblem, TimePoint
 from ...sensealg import DiscreteAdjoint, SenseAlg
@@ -38,11 +38,26 @@ class CompiledBackend:
         began = time.perf_counter()
         why = uncovered(problem, method, options)
         if why is None:
-            model, found = model_of(problem)
+            model, found = model_for(problem, options)
             if isinstance(model, Model):
                 return run(problem, method, options, model, found, began)
             why = model
         raise UnsupportedError(f"backend='compiled' cannot solve this: {why}; backend='torch' can.")
+
+
+def model_for(problem: ODEProblem, options: SolveOptions) -> tuple[Model | str, list[Tensor]]:
+    """The model that a solve needs (of one row, where rows are solved one by one), or why there is none."""
+    if not options.per_sample:
+        return model_of(problem)
+    from . import rows
+
+    try:
+        model, tensors = model_of(rows.row_of(problem))
+    except (ShapeError, RuntimeError) as why:
+        return f"the function does not take a single row ({why})", []
+    if isinstance(model, Model) and not rows.agrees(problem, model, model.arguments(tensors)):
+        return "the function of a single row is not that of the batch's rows", []
+    return model, tensors
 
 
 def run(
@@ -50,6 +65,8 @@ def run(
 ) -> Solution:
     """Solve what is covered; ``tensors`` are those that the function reaches (see ``reach``)."""
     sensealg, reason = choose_sensealg(problem, method, options)
+    if options.per_sample:
+        return _run_rows(problem, method, options, model, tensors, began)
     with torch.no_grad():
         forward, graph = _forward(problem, method, options, model, model.arguments(tensors), sensealg)
     solution = _assemble(forward, sensealg, graph)
@@ -64,6 +81,34 @@ def run(
     return solution
 
 
+def _run_rows(
+    problem: ODEProblem, method: Method, options: SolveOptions, model: Model, tensors: Sequence[Tensor], began: float
+) -> Solution:
+    from . import rows
+
+    sensealg, reason = choose_sensealg(problem, method, options)
+    with torch.no_grad():
+        given = model.arguments(tensors)
+    solution, message = rows.solve(
+        problem, method, options, model, given, _has_graph(problem, options, given, sensealg), sensealg
+    )
+    stats = solution.stats
+    stats.backend, stats.method, stats.reason = CompiledBackend.name, str(method), reason
+    stats.sensealg = "none" if sensealg is None else sensealg.name
+    stats.time = time.perf_counter() - began
+    if options.throw and not solution.status.ok:
+        raise failure(solution.status, message, None, (problem.t0.value, problem.t1.value), method)
+    return solution
+
+
+def _has_graph(problem: ODEProblem, options: SolveOptions, given: Arguments, sensealg: SenseAlg | None) -> bool:
+    """Whether anything that the solution depends on wants a gradient."""
+    return sensealg is not None and any(
+        x is not None and x.requires_grad
+        for x in (problem.packed, problem.t0.tensor, problem.t1.tensor, _times(options), *given.params)
+    )
+
+
 def _forward(
     problem: ODEProblem,
     method: Method,
@@ -74,10 +119,7 @@ def _forward(
 ) -> tuple[Forward, bool]:
     """The solve, run; and whether its result has a graph."""
     y0 = problem.packed
-    graph = sensealg is not None and any(
-        x is not None and x.requires_grad
-        for x in (y0, problem.t0.tensor, problem.t1.tensor, _times(options), *given.params)
-    )
+    graph = _has_graph(problem, options, given, sensealg)
     steps = options.saves is None and options.unsaved == "steps"
     forward = Forward(problem, method, options, model.plans.get(problem, method, options), model, given, graph or options.dense or steps)
     if graph and not options.dense and not steps:

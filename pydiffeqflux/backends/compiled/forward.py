@@ -27,6 +27,17 @@ from .tableaus import Table
 _AT_START = (0.0, 0.0, 1.0, 1.0)
 
 
+#: How a solve ended, by what the loop returned.
+CODES = {
+    at.DONE: Status.SUCCESS,
+    at.OUT_OF_STEPS: Status.MAX_STEPS,
+    at.UNDERFLOW: Status.STEP_UNDERFLOW,
+    at.NON_FINITE: Status.NON_FINITE,
+    at.NON_FINITE_SLOPE: Status.NON_FINITE,
+    at.NON_FINITE_STATE: Status.NON_FINITE,
+}
+
+
 @functools.cache
 def loop_of(single: bool) -> Callable[..., int]:
     """The explicit loop for a dtype."""
@@ -141,6 +152,7 @@ class Forward:
     nf: int = 0
     saved: int = 0
     t: float = 0.0
+    code: int = at.DONE
     ints: array[Any] = field(init=False)
     buffers: Buffers = field(init=False)
     states: Tensor = field(init=False)
@@ -207,12 +219,13 @@ class Forward:
 
     def _ending(self, code: int, dt: float) -> None:
         """The status and message for what the loop returned, in the eager loop's words."""
-        self.status, self.message = {
-            at.OUT_OF_STEPS: (Status.MAX_STEPS, f"max_steps={self.options.max_steps} steps were not enough"),
-            at.UNDERFLOW: (Status.STEP_UNDERFLOW, f"the step size fell to {dt:.3g}"),
-            at.NON_FINITE: (Status.NON_FINITE, "the right-hand side or the state became NaN or infinite"),
-            at.NON_FINITE_SLOPE: (Status.NON_FINITE, "the right-hand side is NaN or infinite at the initial state"),
-            at.NON_FINITE_STATE: (Status.NON_FINITE, "the initial state is NaN or infinite"),
+        self.code, self.status = code, CODES[code]
+        self.message = {
+            at.OUT_OF_STEPS: f"max_steps={self.options.max_steps} steps were not enough",
+            at.UNDERFLOW: f"the step size fell to {dt:.3g}",
+            at.NON_FINITE: "the right-hand side or the state became NaN or infinite",
+            at.NON_FINITE_SLOPE: "the right-hand side is NaN or infinite at the initial state",
+            at.NON_FINITE_STATE: "the initial state is NaN or infinite",
         }[code]
 
     @property

@@ -20,8 +20,8 @@ from ...graph import Kernels
 from ...graph import kernels as trace_kernels
 from ...graph.program import Product
 from ...graph.value import contiguous_strides
-from ...layers.calling import Autonomous
 from ...problem import ODEProblem
+from ..backend import SolveOptions
 from ..eager.rhs import Rhs
 from . import toolchain
 from .emit import emit
@@ -54,6 +54,8 @@ class Model:
     work: int = 1
     #: Steps that buffers had better have room for, from the solves so far.
     room: int = 32
+    #: Of a model of one row: whether it holds for all of them (see ``rows.agrees``).
+    rows_agree: bool | None = None
     plans: Plans = field(default_factory=Plans)
     _code: dict[tuple[str, ...], Loaded] = field(default_factory=dict)
     _addresses: dict[str, int] = field(default_factory=dict)
@@ -163,8 +165,12 @@ def model_of(problem: ODEProblem) -> tuple[Model | str, list[Tensor]]:
     return model, walked.reach.tensors
 
 
-def known(problem: ODEProblem) -> bool:
+def known(problem: ODEProblem, options: SolveOptions) -> bool:
     """Whether this function has been traced (or tried) before."""
+    if options.per_sample:
+        from .rows import row_of
+
+        problem = row_of(problem)
     state, walked = _state(problem), _walked(problem.func)
     return state in walked.models or (tuple(walked.reach.facts), state) in _models
 
@@ -172,12 +178,22 @@ def known(problem: ODEProblem) -> bool:
 def _state(problem: ODEProblem) -> Any:
     """What a graph depends on besides the function."""
     y, spec = problem.packed, problem.spec
-    called = type(problem.func) is Autonomous
-    return y.shape, y.dtype, called, None if spec is None else repr(spec), torch.get_default_dtype()
+    called, func = [], problem.func
+    while func is not anchor_of(func):
+        called.append(type(func))
+        func = func.model
+    return y.shape, y.dtype, tuple(called), None if spec is None else repr(spec), torch.get_default_dtype()
+
+
+def anchor_of(func: Any) -> Any:
+    """The user's own function inside what the engines wrap around it."""
+    while type(func).__name__ in ("Autonomous", "RowFunction") and type(func).__module__.startswith("pydiffeqflux."):
+        func = func.model
+    return func
 
 
 def _walked(func: Any) -> Walked:
-    anchor = func.model if isinstance(func, Autonomous) else func
+    anchor = anchor_of(func)
     try:
         walked = _walks.get(anchor)
         if walked is None or not walked.reach.unchanged():
@@ -197,7 +213,7 @@ def _find(problem: ODEProblem, walked: Walked, state: Any) -> Model | str:
         except UntraceableError as why:
             found = str(why)
         # The function may have changed by running (a counter of its calls): what it is now will be found again.
-        walked.reach = reach(problem.func.model if isinstance(problem.func, Autonomous) else problem.func)
+        walked.reach = reach(anchor_of(problem.func))
         key = tuple(walked.reach.facts), state
         _models[key] = found, walked.reach.held
         while len(_models) > KEPT:

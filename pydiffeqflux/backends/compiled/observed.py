@@ -49,11 +49,11 @@ class _Observe(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return (None, *_differentiable(ctx.seen, inputs, ctx.needs_input_grad[1:], grads[0]))
-        return (None, *_gradients(ctx.seen, inputs, ctx.needs_input_grad[1:], grads[0]))
+            return (None, *differentiable_gradients(ctx.seen.again, inputs, ctx.needs_input_grad[1:], grads[0]))
+        return (None, *gradients(ctx.seen, inputs, ctx.needs_input_grad[1:], grads[0]))
 
 
-def _gradients(
+def gradients(
     seen: Observation, inputs: Sequence[Tensor | None], wanted: Sequence[bool], seeds: Tensor
 ) -> list[Tensor | None]:
     run = seen.run
@@ -99,12 +99,12 @@ def _move_ends(seen: Observation, found: Gradient, seeds: Tensor, *, clocked: bo
             found.t1 -= along
 
 
-def _differentiable(
-    seen: Observation, inputs: Sequence[Tensor | None], wanted: Sequence[bool], seeds: Tensor
+def differentiable_gradients(
+    again: Again, inputs: Sequence[Tensor | None], wanted: Sequence[bool], seeds: Tensor
 ) -> list[Tensor | None]:
     """The same gradients as functions of the inputs, by the eager engine: it takes the same steps, and records them."""
     with torch.enable_grad():
-        rows = seen.again()
+        rows = again()
         chosen = [x for x, want in zip(inputs, wanted, strict=True) if want and x is not None]
         values = iter(torch.autograd.grad(rows, chosen, seeds, create_graph=True, allow_unused=True))
         return [next(values) if want and x is not None else None for x, want in zip(inputs, wanted, strict=True)]
