@@ -103,7 +103,7 @@ def _compiled(problem: ODEProblem, method: Method, options: SolveOptions, tally:
         if tally.traces >= TRACES:
             return f"what the function computes has changed {tally.traces} times between solves"
         tally.traces += 1
-    model, tensors = model_for(problem, options)
+    model, tensors = model_for(problem, method, options)
     if isinstance(model, str):
         return model
     if model.flops > LARGE_PRODUCTS:

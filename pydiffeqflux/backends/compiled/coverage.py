@@ -36,6 +36,8 @@ def uncovered(problem: ODEProblem, method: Method, options: SolveOptions) -> str
             return f"{what} is not compiled"
     if options.per_sample and (why := _uncovered_rows(problem, options)) is not None:
         return why
+    if method.implicit and (why := _uncovered_stiff(problem, options)) is not None:
+        return why
     sensealg = options.sensealg
     if torch.is_grad_enabled() and sensealg is not None and not isinstance(sensealg, DiscreteAdjoint):
         return f"sensealg={sensealg.name} is not compiled"
@@ -54,4 +56,23 @@ def _uncovered_rows(problem: ODEProblem, options: SolveOptions) -> str | None:
         return "per_sample=True with tolerances that are tensors is not compiled"
     if isinstance(options.sensealg, DiscreteAdjoint) and options.sensealg.checkpoints is not None:
         return "per_sample=True with checkpoints is not compiled"
+    return None
+
+
+#: Entries of the state up to which a dense Jacobian is factorised here.
+DENSE_JACOBIAN = 100
+
+
+def _uncovered_stiff(problem: ODEProblem, options: SolveOptions) -> str | None:
+    """The same for what Rosenbrock methods add."""
+    n = problem.packed.numel()
+    if n > DENSE_JACOBIAN:
+        return f"a Jacobian of {n} rows and columns is factorised faster, or row by row, in eager torch"
+    if options.per_sample:
+        return "per_sample=True with a Rosenbrock method is not compiled"
+    saves = None if options.saves is None else options.saves.tensor
+    if any(x is not None and x.requires_grad for x in (problem.t0.tensor, problem.t1.tensor, saves)):
+        return "gradients of times through a Rosenbrock method are not compiled"
+    if isinstance(options.sensealg, DiscreteAdjoint) and options.sensealg.checkpoints is not None:
+        return "checkpoints of a Rosenbrock method are not compiled"
     return None

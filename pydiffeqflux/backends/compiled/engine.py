@@ -38,17 +38,24 @@ class CompiledBackend:
         began = time.perf_counter()
         why = uncovered(problem, method, options)
         if why is None:
-            model, found = model_for(problem, options)
+            model, found = model_for(problem, method, options)
             if isinstance(model, Model):
                 return run(problem, method, options, model, found, began)
             why = model
         raise UnsupportedError(f"backend='compiled' cannot solve this: {why}; backend='torch' can.")
 
 
-def model_for(problem: ODEProblem, options: SolveOptions) -> tuple[Model | str, list[Tensor]]:
+def model_for(problem: ODEProblem, method: Method, options: SolveOptions) -> tuple[Model | str, list[Tensor]]:
     """The model that a solve needs (of one row, where rows are solved one by one), or why there is none."""
     if not options.per_sample:
-        return model_of(problem)
+        model, tensors = model_of(problem)
+        if method.implicit and torch.is_grad_enabled() and isinstance(model, Model):
+            from .second import second_of
+
+            second = second_of(problem, model)
+            if isinstance(second, str):
+                return second, []
+        return model, tensors
     from . import rows
 
     try:
@@ -71,7 +78,7 @@ def run(
         forward, graph = _forward(problem, method, options, model, model.arguments(tensors), sensealg)
     solution = _assemble(forward, sensealg, graph)
     solution.stats = Stats(
-        nf=forward.nf, naccept=forward.accepted, nreject=forward.rejected, backend=CompiledBackend.name,
+        nf=forward.nf, naccept=forward.accepted, nreject=forward.rejected, njac=forward.njac, backend=CompiledBackend.name,
         method=str(method), sensealg="none" if sensealg is None else sensealg.name, reason=reason,
         time=time.perf_counter() - began,
     )  # fmt: skip

@@ -150,6 +150,7 @@ class Forward:
     accepted: int = 0
     rejected: int = 0
     nf: int = 0
+    njac: int = 0
     saved: int = 0
     t: float = 0.0
     code: int = at.DONE
@@ -169,9 +170,13 @@ class Forward:
         self.states = torch.empty(max(saves, 1), n, dtype=dtype)
         state_ints, state_floats = zeros("q", at.STATE_INTS), array("d", _AT_START)
         address = model.address("f")
-        self.work = torch.empty(2 * n + model.work, dtype=dtype)
+        space = (2 * n * n + 2 * n) if plan.table.implicit else 0
+        if plan.table.implicit:
+            self.ints[at.JACOBIAN] = model.address("jac", ("jac",))
+            self.ints[at.SPACE] = model.work
+        self.work = torch.empty(2 * n + model.work + space, dtype=dtype)
         work = self.work.data_ptr()
-        scratch = work + model.work * self.work.element_size()
+        scratch = work + (model.work + space) * self.work.element_size()
         before = place(self.ints), *plan.addresses, *self.given.addresses, work, place(state_ints), place(state_floats)
         after = self.states.data_ptr(), place(self.where), place(self.thetas), scratch
         loop = loop_of(model.single)
@@ -190,6 +195,7 @@ class Forward:
                 self.buffers = b = b.grown(room)
             if code != at.FULL:
                 break
+        self.njac = state_ints[at.JACOBIANS]
         self.rejected, self.nf = state_ints[at.REJECTED], state_ints[at.EVALUATIONS]
         self.saved, self.t = state_ints[at.NEXT_SAVE], state_floats[at.NOW]
         if self.keep:
@@ -212,7 +218,7 @@ class Forward:
         room = self.checkpoints.spacing - self.accepted % self.checkpoints.spacing
         new = Buffers.make(room, n, every, b.y.dtype)
         new.y[:n] = b.y[count * n : (count + 1) * n]
-        new.k[:n] = b.k[count * every * n : count * every * n + n]
+        new.k[: every * n] = b.k[count * every * n : (count + 1) * every * n]
         self.buffers = new
         self.ints[at.BASE] = self.accepted
         return room

@@ -56,6 +56,8 @@ class Model:
     room: int = 32
     #: Of a model of one row: whether it holds for all of them (see ``rows.agrees``).
     rows_agree: bool | None = None
+    #: Second derivatives, or why there are none; made when first asked for (see ``second``).
+    second: Any = None
     plans: Plans = field(default_factory=Plans)
     _code: dict[tuple[str, ...], Loaded] = field(default_factory=dict)
     _addresses: dict[str, int] = field(default_factory=dict)

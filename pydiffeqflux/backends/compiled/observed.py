@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .discrete import Gradient, gradient
+from .discrete_rosenbrock import gradient as rosenbrock_gradient
 from .forward import Forward
 
 #: The same states with a graph that can be differentiated again: from eager torch.
@@ -59,7 +60,10 @@ def gradients(
     run = seen.run
     y0, t0, t1, times, *params = inputs
     timed = any(wanted[1:4])
-    found = gradient(run, seeds, seen.where, seen.thetas, params=any(wanted[4:]), timed=timed)
+    if run.table.implicit:
+        found = rosenbrock_gradient(run, seeds, seen.where, seen.thetas)
+    else:
+        found = gradient(run, seeds, seen.where, seen.thetas, params=any(wanted[4:]), timed=timed)
     assert y0 is not None
     result: list[Tensor | None] = [found.memory[: y0.numel()].view(y0.shape) if wanted[0] else None, None, None, None]
     if timed:

@@ -8,11 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ... import methods
 from ...methods import Method
 from ..eager.catalogue import EXPLICIT
+from ..eager.rosenbrock.tableau import RosenbrockTableau
 from ..eager.rk.tableau import ExplicitTableau, with_hermite
 from .lang.words import Ints, Wide
 from .loops import layout as at
+
+
+#: The module in ``eager/rosenbrock`` that holds each method's tableau.
+ROSENBROCK: dict[type[Method], str] = {methods.Rosenbrock23: "rosenbrock23", methods.Rodas5P: "rodas5p"}
 
 
 @dataclass
@@ -32,12 +38,15 @@ class Table:
     dense: Wide
 
     def __post_init__(self) -> None:
+        self.implicit = bool(self.ints[at.FAMILY])
         self.address = self.tab.ctypes.data
 
 
 @functools.cache
 def table_of(kind: type[Method]) -> Table | None:
     """The table of a method; None for a method that has none."""
+    if kind in ROSENBROCK:
+        return lay_out_rosenbrock(importlib.import_module(f"..eager.rosenbrock.{ROSENBROCK[kind]}", __package__).TABLEAU)
     module = EXPLICIT.get(kind)
     if module is None:
         return None
@@ -65,3 +74,22 @@ def lay_out(tableau: ExplicitTableau) -> Table:
     ints[[at.DEGREE, at.AT_END]] = dense.shape[1], at_end[0] if at_end else -1
     tab = np.concatenate([full.c, full.extra_c, a.ravel(), weights.ravel(), dense.ravel()]).astype(np.float64)
     return Table(tab, ints, stages, every, full.fsal, full.error_order, bool(errors), dense)
+
+
+def lay_out_rosenbrock(tableau: RosenbrockTableau) -> Table:
+    """The flat table of a Rosenbrock method; the slot after its stages is for the slope at the start of the step."""
+    stages = len(tableau.c)
+    every = stages + 1
+    a, couplings = np.zeros((every, every)), np.zeros((every, every))
+    for i in range(stages):
+        a[i, :i], couplings[i, :i] = tableau.a[i], np.multiply(tableau.gamma, tableau.coupling[i])
+    weights = np.zeros((3, every))
+    weights[0, :stages], weights[1, :stages] = tableau.b, tableau.error
+    dense = np.zeros((every, len(tableau.dense[0])))
+    dense[:stages] = tableau.dense
+    ints = np.zeros(at.INTS, dtype=np.int64)
+    ints[[at.STAGES, at.EXTRA, at.FSAL, at.ERRORS]] = stages, 1, tableau.fsal, 1
+    ints[[at.DEGREE, at.AT_END, at.FAMILY, at.CARRY]] = dense.shape[1], -1, 1, stages
+    parts = [(*tableau.c, 0.0), a.ravel(), weights.ravel(), dense.ravel(), couplings.ravel(), (*tableau.d, 0.0)]
+    tab = np.concatenate([*parts, [tableau.gamma]]).astype(np.float64)
+    return Table(tab, ints, stages, every, tableau.fsal, tableau.error_order, True, dense)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from ..lang.words import Ints, Real, Reals, Wide, kernel, real
 from . import layout as at
-from .explicit import combine, extra_stages, stages_of_step
+from .explicit import extra_stages, stages_of_step
+from .rosenbrock import combine
 
 
 def replay(f: int, ic: Ints, tab: Wide, p: Reals, c: Reals, ci: Ints, w: Reals, first: int, count: int, ts: Wide,

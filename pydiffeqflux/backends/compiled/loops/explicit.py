@@ -10,6 +10,7 @@ import math
 
 from ..lang.words import Ints, Reals, Wide, bits, kernel, real, wide_from_bits
 from . import layout as at
+from .rosenbrock import combine, jacobian, rosenbrock_step
 
 _TINY_STEP = 1e-300
 _EXPONENT = 0x7FF0000000000000
@@ -22,17 +23,6 @@ def smallest_step(t: float) -> float:
     """Four units in the last place of ``t``."""
     power = wide_from_bits(bits(t) & _EXPONENT)
     return max(4.0 * power * _EPSILON, _TINY_STEP)
-
-
-def combine(n: int, stages: int, tab: Wide, first: int, h: float, k: Reals, row: int, out: Reals, o: int) -> None:
-    """``out += h * sum_j tab[first + j] * k[row + j]``, one slope after the other."""
-    for j in range(stages):
-        weight = tab[first + j]
-        if weight != 0.0:
-            scale = real(h * weight)
-            at_k = row + j * n
-            for m in range(n):
-                out[o + m] += scale * k[at_k + m]
 
 
 def stages_of_step(f: int, ic: Ints, tab: Wide, t: float, h: float, y: Reals, yr: int, y1r: int, k: Reals, kr: int,
@@ -82,6 +72,8 @@ def error_ratio(ic: Ints, tab: Wide, h: float, y: Reals, yr: int, y1r: int, k: R
     """The root mean square of the estimated error in units of the tolerance."""
     n, s, every = ic[at.N], ic[at.STAGES], ic[at.STAGES] + ic[at.EXTRA]
     first = 2 * every + every * every
+    if ic[at.FAMILY] == 1:
+        h = 1.0
     for m in range(2 * n):
         work[m] = 0.0
     combine(n, s, tab, first, h, k, kr, work, 0)
@@ -137,6 +129,8 @@ def interpolate(ic: Ints, tab: Wide, theta: float, h: float, y: Reals, yr: int, 
     """The interpolant at ``theta`` in [0, 1] of the step."""
     n, every, degree = ic[at.N], ic[at.STAGES] + ic[at.EXTRA], ic[at.DEGREE]
     first = 4 * every + every * every
+    if ic[at.FAMILY] == 1:
+        h = 1.0
     for m in range(n):
         out[o + m] = 0.0
     for j in range(every):
@@ -178,18 +172,18 @@ def integrate(f: int, ic: Ints, fc: Wide, tab: Wide, saves: Wide, rtol: Reals, a
     t0, t1 = fc[at.T0], fc[at.T1]
     sign = math.copysign(1.0, t1 - t0)
     count, keep, adaptive = ic[at.SAVES], ic[at.KEEP], ic[at.ERRORS] > 0
-    wide = every * n
+    wide, carry = every * n, ic[at.CARRY] * n
     if si[at.STARTED] == 0:
         si[at.STARTED] = 1
         sf[at.NOW] = ts[0] = t0
-        kernel(f, real(t0), y, p, c, ci, w, k)
+        kernel(f, real(t0), y, p, c, ci, w, k[carry:])
         si[at.EVALUATIONS] = 1
         sf[at.SIZE] = fc[at.DT]
         if adaptive and math.isnan(fc[at.DT]):
             for m in range(n):
-                if not math.isfinite(k[m]):
+                if not math.isfinite(k[carry + m]):
                     return at.NON_FINITE_SLOPE
-            sf[at.SIZE] = first_step(f, ic, fc, y, k, rtol, atol, p, c, ci, w, work)
+            sf[at.SIZE] = first_step(f, ic, fc, y, k[carry:], rtol, atol, p, c, ci, w, work)
             si[at.EVALUATIONS] += 1
             if math.isnan(sf[at.SIZE]):
                 return at.NON_FINITE_STATE
@@ -226,10 +220,20 @@ def integrate(f: int, ic: Ints, fc: Wide, tab: Wide, saves: Wide, rtol: Reals, a
         if si[at.STUCK] or (abs(h) <= smallest_step(t) and not lands):
             code = at.NON_FINITE if si[at.WHY] else at.UNDERFLOW
             break
-        stages_of_step(f, ic, tab, t, h, y, row * n, nxt * n, k, row * wide, p, c, ci, w, work)
+        regular = True
+        if ic[at.FAMILY] == 0:
+            stages_of_step(f, ic, tab, t, h, y, row * n, nxt * n, k, row * wide, p, c, ci, w, work)
+        else:
+            if si[at.JACOBIAN_OF] != 1 + accepted:  # a step that is tried again has the one it needs
+                si[at.JACOBIAN_OF] = 1 + accepted
+                si[at.JACOBIANS] += 1
+                jacobian(ic, t, y[row * n :], p, c, ci, w)
+            regular = rosenbrock_step(f, ic, tab, t, h, y, row * n, nxt * n, k, row * wide, nxt * wide, p, c, ci, w, work)
         si[at.EVALUATIONS] += s - 1
         if adaptive:
             ratio = error_ratio(ic, tab, h, y, row * n, nxt * n, k, row * wide, rtol, atol, work)
+            if not regular:
+                ratio = math.nan
             finite = math.isfinite(ratio)
             if not (ratio <= 1.0 or (abs(h) <= fc[at.DT_MIN] and finite)):
                 si[at.REJECTED] += 1
@@ -253,7 +257,7 @@ def integrate(f: int, ic: Ints, fc: Wide, tab: Wide, saves: Wide, rtol: Reals, a
         si[at.WHY] = 0
         t_next = target if lands else t + h
         inside = next_save < count and (t_next - saves[next_save]) * sign >= 0 and saves[next_save] != t1
-        if every > s:
+        if every > s and ic[at.FAMILY] == 0:
             extras[row] = 1 if inside or ic[at.DENSE] else 0
             if extras[row]:
                 extra_stages(f, ic, tab, t, h, y, row * n, nxt * n, k, row * wide, p, c, ci, w, work)
@@ -270,10 +274,11 @@ def integrate(f: int, ic: Ints, fc: Wide, tab: Wide, saves: Wide, rtol: Reals, a
         accepted += 1
         over = lands and target == t1
         if ic[at.FSAL]:
-            for m in range(n):
-                k[nxt * wide + m] = k[row * wide + (s - 1) * n + m]
+            if ic[at.FAMILY] == 0:
+                for m in range(n):
+                    k[nxt * wide + m] = k[row * wide + (s - 1) * n + m]
         elif not over:
-            kernel(f, real(t), y[nxt * n:], p, c, ci, w, k[nxt * wide:])
+            kernel(f, real(t), y[nxt * n :], p, c, ci, w, k[nxt * wide + carry :])
             si[at.EVALUATIONS] += 1
         if over:
             if next_save < count:

@@ -23,7 +23,11 @@ CAPACITY = 11  #: how many steps the buffers hold
 PARAMS = 12  #: how many parameters are differentiated; -1: neither they nor time
 TIMED = 13  #: times carry gradients
 BASE = 14  #: the step that the buffers begin with
-INTS = 15
+FAMILY = 15  #: 0: explicit Runge-Kutta, 1: Rosenbrock, whose slots for slopes hold the stages u and, last, f
+CARRY = 16  #: the slot that holds f at the start of the step
+JACOBIAN = 17  #: the address of the kernel of the Jacobian
+SPACE = 18  #: where in the work space the Jacobian and its factors lie
+INTS = 19
 
 T0, T1, DT, DT_MIN, DT_MAX = 0, 1, 2, 3, 4  #: DT: NaN where it was not given
 SAFETY, FACTOR_MIN, FACTOR_MAX = 5, 6, 7
@@ -33,7 +37,8 @@ FLOATS = 13
 
 # -- where the loop stands, kept between two calls ----------------------------------------------
 STARTED, ACCEPTED, REJECTED, EVALUATIONS, NEXT_SAVE, WHY, STUCK, AFTER_REJECTION = 0, 1, 2, 3, 4, 5, 6, 7
-STATE_INTS = 8
+JACOBIANS, JACOBIAN_OF = 8, 9  #: how many; 1 + the number of the step whose one the work space holds
+STATE_INTS = 10
 NOW, SIZE, PREVIOUS, BEFORE = 0, 1, 2, 3
 STATE_FLOATS = 4
 
