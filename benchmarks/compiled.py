@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from compiled_report import Outcome, draw, show
-from spiral_gradient import SPAN, Case, flat_gradient, loss, relative
+from spiral_gradient import SPAN, Case, flat_gradient, loss
 from torch import Tensor, nn
 
 import pydiffeqflux as pdf
@@ -134,7 +134,6 @@ def spiral_row(batch: int, tol: float = 1e-6) -> Row:
 def lotka_volterra_row(rtol: float) -> Row:
     """The forward solve of two equations, in float64, 100 saved times."""
     import diffrax_side as dx
-
     from scipy.integrate import solve_ivp
 
     k = torch.tensor([1.5, 1.0, 3.0, 1.0], dtype=torch.float64)
@@ -201,7 +200,8 @@ def long_row(tol: float = 1e-6) -> Row:
         return {"solution": states, "gradient": dx.flat(found)}
 
     reference = {"solution": numpy(ys), "gradient": numpy(flat_gradient(wide))}
-    return Row("4-32-32-4, batch 64, t1 = 100", "diffrax", 1.5, 1.0, {"pydiffeqflux": ours, "diffrax": diffrax}, reference)
+    contenders = {"pydiffeqflux": ours, "diffrax": diffrax}
+    return Row("4-32-32-4, batch 64, t1 = 100", "diffrax", 1.5, 1.0, contenders, reference)
 
 
 # -- training from the start of a process ---------------------------------------------------------
@@ -220,7 +220,8 @@ def training(cold: bool, folder: Path) -> list[Outcome]:
             if name == "pydiffeqflux":
                 env["PYDIFFEQFLUX_CACHE"] = str(folder / f"code-{time.time_ns()}" if cold else folder / "code")
             began = time.perf_counter()
-            subprocess.run([sys.executable, str(here / "training_spiral.py"), name], check=True, env=env, capture_output=True)
+            command = [sys.executable, str(here / "training_spiral.py"), name]
+            subprocess.run(command, check=True, env=env, capture_output=True)
             if cold or k:
                 times.append(time.perf_counter() - began)
         outcomes.append(Outcome(name, times, {}))
@@ -256,7 +257,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             found.append((row, race(row, 30 if slow else args.rounds, CLOCKS[args.clock])))
         show(*found[-1])
     draw(found, args.out / "compiled.png")
-    numbers = [{"row": r.title, "times": {o.name: o.times for o in out}, "errors": {o.name: o.errors for o in out}} for r, out in found]
+    numbers = [
+        {"row": row.title, "times": {o.name: o.times for o in out}, "errors": {o.name: o.errors for o in out}}
+        for row, out in found
+    ]
     (args.out / "compiled.json").write_text(json.dumps(numbers, indent=1) + "\n")
     print(f"wrote {args.out / 'compiled.png'} and {args.out / 'compiled.json'}")
 

@@ -64,7 +64,8 @@ def draw(rows: list[tuple[Any, list[Outcome]]], path: Path) -> None:
             ax.tick_params(axis="y", length=0)
             for i, o in enumerate(order):
                 error = f", error {max(o.errors.values()):.0e}" if o.errors else ""
-                ax.text(times[i] * 1.05, i, f"{times[i]:.3g} ms (x {1 / against[o.name]:.2g}{error})", va="center", fontsize=8)
+                note = f"{times[i]:.3g} ms (x {1 / against[o.name]:.2g}{error})"
+                ax.text(times[i] * 1.05, i, note, va="center", fontsize=8)
             ax.set_xscale("log")
             ax.set_xlim(min(times) * 0.5, max(times) * 12)
             ax.invert_yaxis()

@@ -32,7 +32,9 @@ def mlp(layers: list[tuple[Array, Array]], y: Array, activation: Callable[[Array
     return y @ w.T + b
 
 
-def solve(field: Any, y0: Array, ts: Array, args: Any, tol: float, *, solver: Any = None, rtol: float | None = None) -> Any:
+def solve(
+    field: Any, y0: Array, ts: Array, args: Any, tol: float, *, solver: Any = None, rtol: float | None = None
+) -> Any:  # fmt: skip
     return diffrax.diffeqsolve(
         diffrax.ODETerm(field), diffrax.Tsit5() if solver is None else solver, ts[0], ts[-1], None, y0, args,
         saveat=diffrax.SaveAt(ts=ts), adjoint=diffrax.RecursiveCheckpointAdjoint(), max_steps=100_000,

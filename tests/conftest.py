@@ -15,9 +15,10 @@ matplotlib.use("Agg")
 
 @pytest.fixture(autouse=True)
 def engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``backend="torch"`` stays eager, however often a test evaluates a function; PDF_TEST_COMPILED=1: compiled at once.
+    """``backend="torch"`` stays eager, however often a test evaluates a function.
 
-    What the compiled engine does is asked for by name in its own tests.
+    With PDF_TEST_COMPILED=1 in the environment it is compiled at once, where the engine covers it. What the compiled
+    engine does is asked for by name in its own tests.
     """
     at_once = os.environ.get("PDF_TEST_COMPILED") == "1"
     monkeypatch.setattr("pydiffeqflux.backends.native.WARM_UP", 0 if at_once else math.inf)

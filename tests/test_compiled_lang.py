@@ -17,7 +17,8 @@ FUNCTIONS = {"exp": np.exp, "expm1": np.expm1, "tanh": np.tanh, "sigmoid": lambd
 
 def elementwise(name: str, x: np.ndarray) -> np.ndarray:
     """A function of ``mathlib`` over an array, in the array's dtype."""
-    source = f"def f(n: Ints, y: Reals, out: Reals) -> None:\n    for k in range(n[0]):\n        out[k] = {name}(y[k])\n"
+    source = "def f(n: Ints, y: Reals, out: Reals) -> None:\n    for k in range(n[0]):\n"
+    source += f"        out[k] = {name}(y[k])\n"
     code = toolchain.kernels([source], x.dtype == np.float32)
     out, n = np.empty_like(x), np.array([len(x)])
     ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3)(code.address("f"))(n.ctypes.data, x.ctypes.data, out.ctypes.data)

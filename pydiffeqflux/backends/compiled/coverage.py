@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
 from ...methods import Method
 from ...problem import ODEProblem
-from ...sensealg import DiscreteAdjoint
+from ...sensealg import BacksolveAdjoint, DiscreteAdjoint, GaussAdjoint, InterpolatingAdjoint
 from ...tracking import transforming
 from ..backend import SolveOptions
 from .tableaus import table_of
 
+
+#: The adjoint equations that are compiled.
+CONTINUOUS = (InterpolatingAdjoint, BacksolveAdjoint, GaussAdjoint)
 
 
 def uncovered(problem: ODEProblem, method: Method, options: SolveOptions) -> str | None:
@@ -26,7 +28,7 @@ def uncovered(problem: ODEProblem, method: Method, options: SolveOptions) -> str
         return f"the state is {y.dtype}, not float32 or float64"
     if torch.is_autocast_enabled("cpu"):
         return "autocast chooses dtypes operation by operation"
-    if table_of(type(method)) is None:
+    if table_of(method) is None:
         return f"method={method} is not compiled"
     for given, what in (
         (options.events, "events"), (options.doses, "callbacks"), (options.stops, "tstops"),
@@ -39,9 +41,17 @@ def uncovered(problem: ODEProblem, method: Method, options: SolveOptions) -> str
     if method.implicit and (why := _uncovered_stiff(problem, options)) is not None:
         return why
     sensealg = options.sensealg
-    if torch.is_grad_enabled() and sensealg is not None and not isinstance(sensealg, DiscreteAdjoint):
+    if not torch.is_grad_enabled() or sensealg is None or isinstance(sensealg, DiscreteAdjoint):
+        return None
+    if not isinstance(sensealg, CONTINUOUS):
         return f"sensealg={sensealg.name} is not compiled"
-    return None
+    if options.per_sample:
+        return f"sensealg={sensealg.name} with per_sample=True is not compiled"
+    if not options.throw:
+        return f"sensealg={sensealg.name} with throw=False is not compiled"
+    from . import continuous
+
+    return continuous.uncovered(sensealg, method)
 
 
 def _uncovered_rows(problem: ODEProblem, options: SolveOptions) -> str | None:

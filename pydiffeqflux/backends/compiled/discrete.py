@@ -36,7 +36,8 @@ class Gradient:
     """What a sweep found: gradients of the initial state, the parameters, both ends of time, and the observations.
 
     Attributes:
-        memory: holds the first two: the state's from the start on, the parameters' from ``params`` on (None: not wanted).
+        memory: holds the first two: the state's from the start on, the parameters' from ``params`` on (None: not
+            wanted).
     """
 
     memory: Tensor

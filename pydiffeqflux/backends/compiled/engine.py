@@ -78,7 +78,8 @@ def run(
         forward, graph = _forward(problem, method, options, model, model.arguments(tensors), sensealg)
     solution = _assemble(forward, sensealg, graph)
     solution.stats = Stats(
-        nf=forward.nf, naccept=forward.accepted, nreject=forward.rejected, njac=forward.njac, backend=CompiledBackend.name,
+        nf=forward.nf, naccept=forward.accepted, nreject=forward.rejected, njac=forward.njac,
+        backend=CompiledBackend.name,
         method=str(method), sensealg="none" if sensealg is None else sensealg.name, reason=reason,
         time=time.perf_counter() - began,
     )  # fmt: skip
@@ -128,7 +129,9 @@ def _forward(
     y0 = problem.packed
     graph = _has_graph(problem, options, given, sensealg)
     steps = options.saves is None and options.unsaved == "steps"
-    forward = Forward(problem, method, options, model.plans.get(problem, method, options), model, given, graph or options.dense or steps)
+    plan = model.plans.get(problem, method, options)
+    forward = Forward(problem, method, options, plan, model, given, graph or options.dense or steps)
+    forward.dense = graph and not isinstance(sensealg, DiscreteAdjoint)
     if graph and not options.dense and not steps:
         forward.checkpoints = _checkpoints(sensealg)
     forward.run(y0.detach().contiguous())
@@ -153,10 +156,16 @@ def _assemble(forward: Forward, sensealg: SenseAlg | None, graph: bool) -> Solut
         forward.status, forward.message = Status.NON_FINITE, "the state became NaN or infinite"
         keep = max(int(torch.isfinite(seen.rows).all(1).to(torch.int8).argmin()), 1)
         seen.rows = seen.rows[:keep]
-    rows = observe(seen, problem.packed, _times(options)) if graph else seen.rows
+    rows = seen.rows
+    if graph and isinstance(sensealg, DiscreteAdjoint):
+        rows = observe(seen, problem.packed, _times(options))
+    elif graph and sensealg is not None:
+        from . import continuous
+
+        rows = continuous.observe(forward, sensealg, rows)
     ys = rows.view(len(rows), *problem.packed.shape)
     spec = problem.spec
-    dense = DenseOutput(forward, graph, sensealg) if options.dense and forward.accepted else None
+    dense = DenseOutput(forward, graph and isinstance(sensealg, DiscreteAdjoint), sensealg) if options.dense and forward.accepted else None
     states = ys if spec is None else spec.unflatten(ys)
     return Solution(_saved_times(forward, len(rows), graph), states, Stats(), forward.status, [], dense)
 

@@ -145,6 +145,8 @@ class Forward:
     given: Arguments
     keep: bool
     checkpoints: Checkpoints | None = None
+    #: The interpolant of every step is wanted, whether or not the user asked for dense output.
+    dense: bool = False
     status: Status = Status.SUCCESS
     message: str = ""
     accepted: int = 0
@@ -166,6 +168,7 @@ class Forward:
         saves = plan.ints[at.SAVES]
         self.ints = array("q", plan.ints)
         self.ints[at.KEEP] = self.keep
+        self.ints[at.DENSE] |= self.dense
         self.where, self.thetas = zeros("q", saves), zeros("d", saves)
         self.states = torch.empty(max(saves, 1), n, dtype=dtype)
         state_ints, state_floats = zeros("q", at.STATE_INTS), array("d", _AT_START)

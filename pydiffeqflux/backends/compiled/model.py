@@ -180,7 +180,8 @@ def known(problem: ODEProblem, options: SolveOptions) -> bool:
 def _state(problem: ODEProblem) -> Any:
     """What a graph depends on besides the function."""
     y, spec = problem.packed, problem.spec
-    called, func = [], problem.func
+    called: list[type] = []
+    func: Any = problem.func
     while func is not anchor_of(func):
         called.append(type(func))
         func = func.model

@@ -73,8 +73,8 @@ def gradients(
             if wanted[k] and x is not None:
                 result[k] = x.new_tensor(value).reshape(x.shape)
         if times is not None and wanted[3]:
-            result[3] = times.new_zeros(times.shape)
-            result[3][: len(seeds)] = torch.tensor(found.times[: len(times)], dtype=torch.float64)
+            result[3] = gradient_of_times = times.new_zeros(times.shape)
+            gradient_of_times[: len(seeds)] = torch.tensor(found.times[: len(times)], dtype=torch.float64)
     if found.params is None:
         return result + [None] * len(params)
     offset = found.params

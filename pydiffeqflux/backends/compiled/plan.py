@@ -72,7 +72,7 @@ class Plans:
 
 def make(problem: ODEProblem, method: Method, options: SolveOptions) -> Plan:
     """The plan of a solve whose method has a table."""
-    table = table_of(type(method))
+    table = table_of(method)
     assert table is not None
     saves = () if options.saves is None else options.saves.values
     c, k = options.controller, table.error_order + 1

@@ -80,7 +80,8 @@ class Reached(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for value in (*args, *(kwargs or {}).values()):
-            self.tensors += [x for x in (value if isinstance(value, tuple | list) else (value,)) if isinstance(x, Tensor)]
+            several = value if isinstance(value, tuple | list) else (value,)
+            self.tensors += [x for x in several if isinstance(x, Tensor)]
         return func(*args, **(kwargs or {}))
 
 

@@ -107,8 +107,8 @@ def solve(
         solved.codes = [c if ok else at.NON_FINITE for c, ok in zip(solved.codes, finite, strict=True)]
     rows = solved.states if options.saves is not None else solved.final[None]
     failed = [r for r, c in enumerate(solved.codes) if c != at.DONE]
-    if failed and options.saves is not None:
-        rows[:, failed] = torch.nan
+    if failed and options.saves is not None:  # what was saved before the failure stays
+        rows[:, failed] = torch.where(torch.isfinite(rows[:, failed]), rows[:, failed], torch.nan)
     if graph:
         times = None if options.saves is None else options.saves.tensor
         batch = Batch(runs, rows, options.saves is not None, lambda: _again(problem, method, options, sensealg))

@@ -71,7 +71,8 @@ def _trace(problem: ODEProblem, model: Model) -> Second:
             at = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
             when = t if t.requires_grad else t.detach().requires_grad_()
             v = torch.zeros_like(x).requires_grad_()
-            by_t, by_y = torch.autograd.grad(rhs.evaluate(when, at), (when, at), v, create_graph=True, allow_unused=True)
+            out = rhs.evaluate(when, at)
+            by_t, by_y = torch.autograd.grad(out, (when, at), v, create_graph=True, allow_unused=True)
             total: Any = torch.zeros((), dtype=x.dtype)
             for g, w in ((by_t, tau), (by_y, u)):
                 if g is not None:

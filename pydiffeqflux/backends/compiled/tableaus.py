@@ -11,11 +11,10 @@ import numpy as np
 from ... import methods
 from ...methods import Method
 from ..eager.catalogue import EXPLICIT
-from ..eager.rosenbrock.tableau import RosenbrockTableau
 from ..eager.rk.tableau import ExplicitTableau, with_hermite
+from ..eager.rosenbrock.tableau import RosenbrockTableau
 from .lang.words import Ints, Wide
 from .loops import layout as at
-
 
 #: The module in ``eager/rosenbrock`` that holds each method's tableau.
 ROSENBROCK: dict[type[Method], str] = {methods.Rosenbrock23: "rosenbrock23", methods.Rodas5P: "rodas5p"}
@@ -42,11 +41,17 @@ class Table:
         self.address = self.tab.ctypes.data
 
 
-@functools.cache
-def table_of(kind: type[Method]) -> Table | None:
+def table_of(method: Method) -> Table | None:
     """The table of a method; None for a method that has none."""
+    return _table(type(method).__name__)
+
+
+@functools.cache
+def _table(name: str) -> Table | None:
+    kind = getattr(methods, name)
     if kind in ROSENBROCK:
-        return lay_out_rosenbrock(importlib.import_module(f"..eager.rosenbrock.{ROSENBROCK[kind]}", __package__).TABLEAU)
+        found = importlib.import_module(f"..eager.rosenbrock.{ROSENBROCK[kind]}", __package__)
+        return lay_out_rosenbrock(found.TABLEAU)
     module = EXPLICIT.get(kind)
     if module is None:
         return None

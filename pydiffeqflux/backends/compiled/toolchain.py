@@ -58,6 +58,19 @@ def loop(function: Callable[..., Any], single: bool) -> Callable[..., int]:
     return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * count)(code.address(name))
 
 
+def kernel(function: Callable[..., Any], single: bool) -> int:
+    """The address of a kernel that this package has written itself."""
+    from .lang.compiler import Unit
+
+    def build() -> bytes:
+        unit = Unit(single=single)
+        unit.function(function, export=True)
+        return object_code(unit.module)
+
+    name = function.__name__
+    return _load(f"kernel {function.__module__}.{name} {single}", f"the kernel {name!r}", build).address(name)
+
+
 def _load(source: str, what: str, build: Callable[[], bytes]) -> Loaded:
     with _lock:
         if source not in _loaded:

@@ -128,7 +128,8 @@ class Body:
             return None
         if not (isinstance(value.left, ast.Name) and value.left.id == target.id and target.id in self.slots):
             return None
-        return self.expressions.operate(value.op, self.expressions(value.left), self.expressions(value.right), summed=True)
+        left, right = self.expressions(value.left), self.expressions(value.right)
+        return self.expressions.operate(value.op, left, right, summed=True)
 
     def _AnnAssign(self, s: ast.AnnAssign) -> None:
         assert isinstance(s.target, ast.Name) and s.value is not None

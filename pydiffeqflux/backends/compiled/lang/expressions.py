@@ -218,7 +218,8 @@ class Expressions:
         if not inspect.isfunction(target):
             raise TypeError(f"{ast.unparse(e)} calls what the language does not know")
         llvm, returns, takes = self.unit.function(target)
-        given = [convert(self.b, a, k) if not isinstance(k, Pointer) else a.llvm for a, k in zip(args, takes, strict=True)]
+        pairs = zip(args, takes, strict=True)
+        given = [a.llvm if isinstance(k, Pointer) else convert(self.b, a, k) for a, k in pairs]
         return Value(self.b.call(llvm, given), returns)
 
     def _floating(self, args: list[Value]) -> tuple[list[Any], Any]:
@@ -306,6 +307,18 @@ class Expressions:
 
     def _do_wide_from_bits(self, x: Value) -> Value:
         return Value(self.b.bitcast(x.llvm, DOUBLE), DOUBLE)
+
+    def _do_reals_at(self, address: Value) -> Value:
+        return self._array_at(address, self.unit.real)
+
+    def _do_wide_at(self, address: Value) -> Value:
+        return self._array_at(address, DOUBLE)
+
+    def _do_ints_at(self, address: Value) -> Value:
+        return self._array_at(address, INT)
+
+    def _array_at(self, address: Value, element: Any) -> Value:
+        return Value(self.b.inttoptr(address.llvm, ir.PointerType(element)), Pointer(element))
 
     def _do_kernel(self, address: Value, *args: Value) -> Value:
         kind = ir.FunctionType(VOID, [llvm_type(a.type) for a in args])

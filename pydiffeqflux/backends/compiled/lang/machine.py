@@ -20,7 +20,8 @@ def target() -> Any:
 @functools.cache
 def machine_name() -> str:
     """What object code depends on besides its source."""
-    return f"{llvm.llvm_version_info} {llvm.get_process_triple()} {llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+    features = llvm.get_host_cpu_features().flatten()
+    return f"{llvm.llvm_version_info} {llvm.get_process_triple()} {llvm.get_host_cpu_name()} {features}"
 
 
 def object_code(module: Any) -> bytes:

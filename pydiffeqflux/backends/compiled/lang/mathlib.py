@@ -1,8 +1,8 @@
 """Elementary functions without branches, so that loops over them run on whole vectors.
 
-Reduction of the argument and polynomials: exp(x) = 2^n exp(r) with \\|r\\| <= log(2) / 2. Muller, "Elementary functions"
-(3rd edition, 2016), section 11; the polynomials are Taylor's, long enough for the dtype. Errors are below two units in
-the last place (see tests/test_compiled_lang.py).
+Reduction of the argument and polynomials: exp(x) = 2^n exp(r), r within log(2) / 2 of 0. Muller, "Elementary
+functions" (3rd edition, 2016), section 11; the polynomials are Taylor's, long enough for the dtype. Errors are below
+four units in the last place (tests/test_compiled_lang.py).
 """
 
 from __future__ import annotations

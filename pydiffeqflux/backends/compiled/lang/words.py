@@ -24,6 +24,21 @@ def kernel(address: int, *args: Any) -> None:
     raise NotImplementedError("a word of the compiled language")
 
 
+def reals_at(address: int) -> Reals:
+    """The array of the state's dtype at an address."""
+    raise NotImplementedError("a word of the compiled language")
+
+
+def wide_at(address: int) -> Wide:
+    """The array of double precision at an address."""
+    raise NotImplementedError("a word of the compiled language")
+
+
+def ints_at(address: int) -> Ints:
+    """The array of integers at an address."""
+    raise NotImplementedError("a word of the compiled language")
+
+
 def bits(x: float) -> int:
     """The bits of ``x`` as an integer (32 of them in single precision)."""
     raise NotImplementedError("a word of the compiled language")

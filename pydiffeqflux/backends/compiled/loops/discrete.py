@@ -24,9 +24,8 @@ def replay(f: int, ic: Ints, tab: Wide, p: Reals, c: Reals, ci: Ints, w: Reals, 
     for i in range(count):
         t, h = ts[first + i], hs[first + i]
         stages_of_step(f, ic, tab, t, h, y, i * n, (i + 1) * n, k, i * wide, p, c, ci, w, work)
-        if every > s:
-            if extras[first + i] != 0:
-                extra_stages(f, ic, tab, t, h, y, i * n, (i + 1) * n, k, i * wide, p, c, ci, w, work)
+        if every > s and extras[first + i] != 0:
+            extra_stages(f, ic, tab, t, h, y, i * n, (i + 1) * n, k, i * wide, p, c, ci, w, work)
         if i + 1 < count:
             if ic[at.FSAL]:
                 for m in range(n):
@@ -39,7 +38,7 @@ def replay(f: int, ic: Ints, tab: Wide, p: Reals, c: Reals, ci: Ints, w: Reals, 
 
 def nonzero(n: int, x: Reals) -> bool:
     """Whether any entry is not zero (NaN is not)."""
-    for m in range(n):
+    for m in range(n):  # noqa: SIM110 (a word of the language)
         if x[m] != 0.0:
             return True
     return False
@@ -62,7 +61,8 @@ def product(v: int, ic: Ints, t: float, y: Reals, kbar: Reals, p: Reals, c: Real
 
 def sweep(v: int, ic: Ints, tab: Wide, p: Reals, c: Reals, ci: Ints, w: Reals, first: int, count: int, last: int,
           ts: Wide, hs: Wide, extras: Ints, y: Reals, k: Reals, seeds: Reals, where: Ints, thetas: Wide, row: Ints,
-          lam: Reals, carry: Reals, gp: Reals, times: Wide, gsaves: Wide, kbar: Reals, work: Reals, piece: Reals) -> int:  # fmt: skip
+          lam: Reals, carry: Reals, gp: Reals, times: Wide, gsaves: Wide, kbar: Reals, work: Reals,
+          piece: Reals) -> int:  # fmt: skip
     """Back through the steps ``first + count - 1, ..., first``.
 
     Args:
@@ -138,13 +138,13 @@ def sweep(v: int, ic: Ints, tab: Wide, p: Reals, c: Reals, ci: Ints, w: Reals, f
                     hbar += spread(n, j, tab, every + j * every, h, gy, ki, kbar, timed)
                     for m in range(n):
                         carry[m] += gy[m]
-        if ic[at.FSAL]:
-            if nonzero(n, kbar[(s - 1) * n :]):
-                moved = float(product(v, ic, t + h, y[(i + 1) * n :], kbar[(s - 1) * n :], p, c, ci, w, gy, piece, gt, gp))
-                tbar += moved
-                hbar += moved
-                for m in range(n):
-                    lam[m] += gy[m]
+        if ic[at.FSAL] != 0 and nonzero(n, kbar[(s - 1) * n :]):
+            end, bar = y[(i + 1) * n :], kbar[(s - 1) * n :]
+            moved = float(product(v, ic, t + h, end, bar, p, c, ci, w, gy, piece, gt, gp))
+            tbar += moved
+            hbar += moved
+            for m in range(n):
+                lam[m] += gy[m]
         hbar += spread(n, s, tab, weights, h, lam, ki, kbar, timed)
         for m in range(n):
             carry[m] += lam[m]

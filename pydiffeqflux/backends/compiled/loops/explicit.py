@@ -83,12 +83,29 @@ def error_ratio(ic: Ints, tab: Wide, h: float, y: Reals, yr: int, y1r: int, k: R
             size = math.sqrt(float(work[m]) ** 2 + 0.01 * float(work[n + m]) ** 2)
             if size != 0.0:
                 work[m] *= abs(work[m]) / size
-    total = 0.0
     for m in range(n):
-        scale = max(abs(y[yr + m]), abs(y[y1r + m])) * rtol[m] + atol[m]
-        part = float(work[m] / scale)
+        work[m] /= max(abs(y[yr + m]), abs(y[y1r + m])) * rtol[m] + atol[m]
+    return norm(ic, work)
+
+
+def norm(ic: Ints, x: Reals) -> float:
+    """The root mean square of all entries; of parts of the state, each with one of its own, the largest."""
+    if ic[at.PART_END] == 0:
+        return mean_square(0, ic[at.N], x)
+    first, second = mean_square(0, ic[at.PART_1], x), mean_square(ic[at.PART_1], ic[at.PART_2], x)
+    third = mean_square(ic[at.PART_2], ic[at.PART_END], x)
+    if math.isnan(first + second + third):
+        return math.nan
+    return max(first, second, third)
+
+
+def mean_square(start: int, end: int, x: Reals) -> float:
+    """The root of the mean square of some entries."""
+    total = 0.0
+    for m in range(start, end):
+        part = float(x[m])
         total += part * part
-    return math.sqrt(total) * (1.0 / math.sqrt(n))
+    return math.sqrt(total) * (1.0 / math.sqrt(float(end - start))) if end > start else 0.0
 
 
 def first_step(f: int, ic: Ints, fc: Wide, y: Reals, k: Reals, rtol: Reals, atol: Reals, p: Reals,
@@ -96,12 +113,11 @@ def first_step(f: int, ic: Ints, fc: Wide, y: Reals, k: Reals, rtol: Reals, atol
     """``eager.control.initial_step``; NaN where the initial state is not finite."""
     n = ic[at.N]
     span = fc[at.T1] - fc[at.T0]
-    size0, size1 = 0.0, 0.0
     for m in range(n):
         scale = abs(y[m]) * rtol[m] + atol[m]
-        size0 += float(y[m] / scale) ** 2
-        size1 += float(k[m] / scale) ** 2
-    d0, d1 = math.sqrt(size0 / n), math.sqrt(size1 / n)
+        work[m] = y[m] / scale
+        work[n + m] = k[m] / scale
+    d0, d1 = norm(ic, work), norm(ic, work[n:])
     if not math.isfinite(d0):
         return math.nan
     h0 = 1e-6 if min(d0, d1) < 1e-5 or math.isinf(d1) else 0.01 * d0 / d1
@@ -110,11 +126,9 @@ def first_step(f: int, ic: Ints, fc: Wide, y: Reals, k: Reals, rtol: Reals, atol
     for m in range(n):
         work[m] = y[m] + k[m] * real(step)
     kernel(f, real(fc[at.T0] + step), work, p, c, ci, w, work[n:])
-    size2 = 0.0
     for m in range(n):
-        scale = abs(y[m]) * rtol[m] + atol[m]
-        size2 += float((work[n + m] - k[m]) / scale) ** 2
-    d2 = math.sqrt(size2 / n) / h0
+        work[m] = (work[n + m] - k[m]) / (abs(y[m]) * rtol[m] + atol[m])
+    d2 = norm(ic, work) / h0
     steepest = max(d1, d2) if d2 == d2 else d1
     if steepest <= 1e-15:
         h1 = max(1e-6, h0 * 1e-3)
@@ -228,7 +242,9 @@ def integrate(f: int, ic: Ints, fc: Wide, tab: Wide, saves: Wide, rtol: Reals, a
                 si[at.JACOBIAN_OF] = 1 + accepted
                 si[at.JACOBIANS] += 1
                 jacobian(ic, t, y[row * n :], p, c, ci, w)
-            regular = rosenbrock_step(f, ic, tab, t, h, y, row * n, nxt * n, k, row * wide, nxt * wide, p, c, ci, w, work)
+            regular = rosenbrock_step(
+                f, ic, tab, t, h, y, row * n, nxt * n, k, row * wide, nxt * wide, p, c, ci, w, work
+            )
         si[at.EVALUATIONS] += s - 1
         if adaptive:
             ratio = error_ratio(ic, tab, h, y, row * n, nxt * n, k, row * wide, rtol, atol, work)

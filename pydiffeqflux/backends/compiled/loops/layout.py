@@ -27,7 +27,8 @@ FAMILY = 15  #: 0: explicit Runge-Kutta, 1: Rosenbrock, whose slots for slopes h
 CARRY = 16  #: the slot that holds f at the start of the step
 JACOBIAN = 17  #: the address of the kernel of the Jacobian
 SPACE = 18  #: where in the work space the Jacobian and its factors lie
-INTS = 19
+PART_1, PART_2, PART_END = 19, 20, 21  #: the norm is the largest of those of the entries up to each of these
+INTS = 22
 
 T0, T1, DT, DT_MIN, DT_MAX = 0, 1, 2, 3, 4  #: DT: NaN where it was not given
 SAFETY, FACTOR_MIN, FACTOR_MAX = 5, 6, 7
