@@ -52,7 +52,8 @@ def test_the_same_as_eager(method: str, sense: Any, mode: str) -> None:
 
 @pytest.mark.parametrize("sense", ADJOINTS[::2], ids=str)
 def test_every_step_and_fixed_steps(sense: Any) -> None:
-    for method, mode, options in (("tsit5", "steps", {"rtol": 1e-4}), ("rk4", "saves", {"dt": 0.05}), ("rk4", "end", {"dt": 0.05})):
+    cases: Any = (("tsit5", "steps", {"rtol": 1e-4}), ("rk4", "saves", {"dt": 0.05}), ("rk4", "end", {"dt": 0.05}))
+    for method, mode, options in cases:
         found = [gradients(b, sense, method, mode, **options)[1] for b in ("compiled", "eager")]
         for got, want in zip(*found, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-7)
@@ -72,7 +73,8 @@ def test_networks_in_single_precision(sense: Any) -> None:
 
 def test_there_is_no_second_derivative() -> None:
     k = torch.tensor([1.3, 0.2], dtype=D, requires_grad=True)
-    sol = solve(ODEProblem(pendulum(k), torch.ones(2, dtype=D), (0.0, 1.0)), sensealg=GaussAdjoint(), backend="compiled")
+    problem = ODEProblem(pendulum(k), torch.ones(2, dtype=D), (0.0, 1.0))
+    sol = solve(problem, sensealg=GaussAdjoint(), backend="compiled")
     with pytest.raises(GradientError, match=r"GaussAdjoint has no second derivative"):
         torch.autograd.grad(sol.ys.sum(), k, create_graph=True)
 

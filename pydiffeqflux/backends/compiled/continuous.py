@@ -105,8 +105,7 @@ class Backwards:
         run, options, table, dtype = self.run, self.run.options, self.table, z.dtype
         rtol = _scalar(options.rtol) if self.sense.rtol is None else self.sense.rtol
         atol = _scalar(options.atol) if self.sense.atol is None else self.sense.atol
-        controller, k = options.controller, table.error_order + 1
-        c = controller
+        c, k = options.controller, table.error_order + 1
         dt = self.dt if self.dt is not None or table.adaptive else abs(t - s)
         floats = array("d", [
             t, s, float("nan") if dt is None else dt, options.dt_min, options.dt_max, c.safety, c.factor_min,
@@ -154,8 +153,8 @@ class Backwards:
         return buffers.y[last * self.size : (last + 1) * self.size]
 
     def _quadrature(self, buffers: Buffers, count: int, ints: array[Any], w: int, piece: int) -> None:
-        x, weights = np.polynomial.legendre.leggauss(self.method.order // 2 + 2)
-        x, weights = array("d", x.tolist()), array("d", weights.tolist())
+        rule = np.polynomial.legendre.leggauss(self.method.order // 2 + 2)
+        x, weights = (array("d", values.tolist()) for values in rule)
         t, h, y, k, _ = buffers.addresses
         p, consts, _ = self.run.given.addresses
         quadrature_of(self.run.model.single)(

@@ -12,7 +12,6 @@ from ...tracking import transforming
 from ..backend import SolveOptions
 from .tableaus import table_of
 
-
 #: The adjoint equations that are compiled.
 CONTINUOUS = (InterpolatingAdjoint, BacksolveAdjoint, GaussAdjoint)
 

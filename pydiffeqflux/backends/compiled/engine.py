@@ -165,7 +165,8 @@ def _assemble(forward: Forward, sensealg: SenseAlg | None, graph: bool) -> Solut
         rows = continuous.observe(forward, sensealg, rows)
     ys = rows.view(len(rows), *problem.packed.shape)
     spec = problem.spec
-    dense = DenseOutput(forward, graph and isinstance(sensealg, DiscreteAdjoint), sensealg) if options.dense and forward.accepted else None
+    differentiable = graph and isinstance(sensealg, DiscreteAdjoint)
+    dense = DenseOutput(forward, differentiable, sensealg) if options.dense and forward.accepted else None
     states = ys if spec is None else spec.unflatten(ys)
     return Solution(_saved_times(forward, len(rows), graph), states, Stats(), forward.status, [], dense)
 
