@@ -8,14 +8,14 @@ import logging
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...errors import UntraceableError
+from ...errors import PyDiffEqFluxError, UntraceableError
 from ...graph import Kernels
 from ...graph import kernels as trace_kernels
 from ...graph.program import Product
@@ -226,13 +226,28 @@ def _find(problem: ODEProblem, walked: Walked, state: Any) -> Model | str:
     return model
 
 
+def traced_kernels(evaluate: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor) -> Kernels:
+    """The programs of a function that has just been evaluated without an error.
+
+    Raises:
+        UntraceableError: it cannot be traced, for whatever reason (compiled modules, for one, refuse it).
+    """
+    try:
+        return trace_kernels(evaluate, t, y)
+    except PyDiffEqFluxError:
+        raise
+    except Exception as why:
+        said = (str(why).splitlines() or [""])[0]
+        raise UntraceableError(f"the right-hand side could not be traced ({type(why).__name__}: {said})") from why
+
+
 def _trace(problem: ODEProblem, found: Reach) -> Model:
     began = time.perf_counter()
     y = problem.packed.detach()
     rhs = Rhs(problem.func, problem.spec, y)
     with torch.no_grad():
         rhs.evaluate(problem.t0.value, y)  # what is wrong with it is explained here, not in the middle of a trace
-    traced = trace_kernels(lambda t, x: rhs.evaluate(t, x), rhs.time(problem.t0.value), y)
+    traced = traced_kernels(lambda t, x: rhs.evaluate(t, x), rhs.time(problem.t0.value), y)
     for name in EXPLICIT:
         traced.program(name)  # an operator without a translation is found here
     known = {id(x): k for k, x in enumerate(found.tensors)}

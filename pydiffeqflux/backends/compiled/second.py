@@ -10,13 +10,12 @@ from torch import Tensor
 
 from ...errors import UntraceableError
 from ...graph import Kernels
-from ...graph import kernels as trace_kernels
 from ...problem import ODEProblem
 from ..eager.rhs import Rhs
 from . import toolchain
 from .emit import emit
 from .lang.machine import Loaded
-from .model import Model
+from .model import Model, traced_kernels
 
 
 @dataclass
@@ -82,7 +81,7 @@ def _trace(problem: ODEProblem, model: Model) -> Second:
             (out,) = torch.autograd.grad(total, v, create_graph=True)
             return out
 
-    traced = trace_kernels(along, rhs.time(problem.t0.value), y)
+    traced = traced_kernels(along, rhs.time(problem.t0.value), y)
     own = model.traced.graphs.externals[: model.params]
     externals = traced.graphs.externals
     if len(own) != traced.graphs.params or any(a is not b for a, b in zip(own, externals, strict=False)):
