@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from .callbacks import Event, PresetTimeCallback
+from .compare import Comparison, compare
 from .controllers import IController, PIController, PIDController
 from .errors import PyDiffEqFluxError
 from .layers.neural_ode import NeuralODE
@@ -31,6 +32,7 @@ from .methods import (
     Midpoint,
     Rodas5P,
     Rosenbrock23,
+    SciMLMethod,
     Tsit5,
     Vern7,
     Vern9,
@@ -60,6 +62,7 @@ __all__ = [
     "AutoVern9",
     "BacksolveAdjoint",
     "Bosh3",
+    "Comparison",
     "DiscreteAdjoint",
     "Dopri5",
     "Dopri8",
@@ -87,6 +90,7 @@ __all__ = [
     "RK4",
     "Rodas5P",
     "Rosenbrock23",
+    "SciMLMethod",
     "SenseAlg",
     "Solution",
     "Stats",
@@ -94,6 +98,7 @@ __all__ = [
     "Tsit5",
     "Vern7",
     "Vern9",
+    "compare",
     "odeint",
     "odeint_adjoint",
     "odeint_dense",

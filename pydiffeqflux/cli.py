@@ -160,5 +160,89 @@ def _summarise(result: FitResult, out: str) -> None:
     click.echo(f"wrote fit.png, loss.png, model.pt and report.json into {out}")
 
 
+@main.command()
+@click.argument("target", metavar="FILE.py:NAME")
+@click.option("--backend", "backends", multiple=True, default=("torch", "julia"), show_default=True)
+@click.option("--sensealg", "sensealgs", multiple=True, help="Sensitivity algorithm.  [default: each backend's own]")
+@click.option("--method", default="tsit5", show_default=True, help="Solver.")
+@click.option("--saveat", type=float, default=None, help="Spacing of the saved times.  [default: the end only]")
+@click.option("--rtol", type=float, default=1e-6, show_default=True)
+@click.option("--atol", type=float, default=1e-8, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Solves that are timed.")
+@click.option("--out", metavar="FILE.png", default=None, help="Draw time against error, too.")
+def compare(
+    target: str, backends: tuple[str, ...], sensealgs: tuple[str, ...], out: str | None, **options: Any
+) -> None:
+    """Solve the ODEProblem NAME that FILE.py defines in several ways, side by side."""
+    import runpy
+
+    from rich.console import Console
+
+    from .compare import compare as compared
+    from .errors import DataError, DataFileNotFoundError, OutputError
+
+    file, _, name = target.rpartition(":")
+    if not file or not name:
+        raise click.UsageError(f"{target!r} must be FILE.py:NAME, NAME an ODEProblem that the file defines.")
+    try:
+        defined = runpy.run_path(file)
+    except FileNotFoundError:
+        raise DataFileNotFoundError(f"no file {file}") from None
+    if name not in defined:
+        raise DataError(f"{file} defines no {name}; it has {', '.join(k for k in defined if not k.startswith('_'))}.")
+    found = compared(defined[name], backends=backends, sensealgs=sensealgs or (None,), **options)
+    Console().print(found.table())
+    if out is not None:
+        try:
+            found.plot().savefig(out, dpi=150)
+        except (OSError, ValueError) as why:
+            raise OutputError(f"--out={out}: {why}") from why
+        click.echo(f"wrote {out}")
+    if any(row.failed for row in found.rows):
+        raise SystemExit(1)
+
+
+@main.command("setup-julia")
+@click.option("--julia", metavar="EXE", help="Julia's executable.  [default: one that juliapkg gets]")
+@click.option("--project", metavar="DIR", help="A Julia project that has PythonCall; goes with --julia.")
+@click.option("--depot", metavar="PATH", help="Value for JULIA_DEPOT_PATH.")
+@click.option("--prefer", is_flag=True, help="Let backend='auto' mean Julia.")
+def setup_julia(julia: str | None, project: str | None, depot: str | None, prefer: bool) -> None:
+    """Set the Julia backend up: the long first start, once.
+
+    Without options, juliapkg downloads Julia and its packages. For machines without a network, point at a Julia and a
+    project that are there. What was chosen is remembered in a configuration file.
+    """
+    from .backends.julia import setup
+
+    if (julia is None) != (project is None):
+        raise click.UsageError("--julia and --project go together.")
+    report = lambda line: click.echo(line, err=True)  # noqa: E731
+    if julia is not None and project is not None:
+        _, file = setup.point_at(julia, project, depot, report, prefer=prefer)
+    else:
+        _, file = setup.managed(report, prefer=prefer)
+    click.echo(f"Julia is ready; remembered in {file}")
+
+
+@main.command()
+@click.option("--no-trial", is_flag=True, help="Leave out the solve at the end, which starts Julia.")
+def doctor(no_trial: bool) -> None:
+    """Say what the Julia backend needs, what is there, and how to mend what is not."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .backends.julia.doctor import examine
+
+    findings = list(examine(trial=not no_trial))
+    table = Table("", "what", "found", "way out")
+    for f in findings:
+        table.add_row("[green]ok[/green]" if f.ok else "[red]no[/red]", f.what, f.found, "" if f.ok else f.mend)
+    Console().print(table)
+    if not all(f.ok for f in findings):
+        click.echo("The Julia backend cannot run; backend='torch' needs none of this.", err=True)
+        raise SystemExit(1)
+
+
 if __name__ == "__main__":
     main()

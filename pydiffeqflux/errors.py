@@ -151,6 +151,18 @@ class BackendUnavailableError(PyDiffEqFluxError, ImportError):
     """The backend asked for cannot run here; the message says how to get it."""
 
 
+class ConfigurationError(PyDiffEqFluxError, OSError):
+    """The user's configuration file cannot be read or written."""
+
+
+class JuliaError(PyDiffEqFluxError, RuntimeError):
+    """Julia raised an error; its message is in this one."""
+
+
+class JuliaForkError(BackendUnavailableError, RuntimeError):
+    """Julia was called in a forked process."""
+
+
 # -- data and files (the command line and `fit`) ------------------------------------------------
 
 

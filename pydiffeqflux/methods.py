@@ -6,6 +6,7 @@ A method is a small frozen object, e.g. ``Tsit5()``; everywhere a method is take
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import ClassVar
@@ -243,6 +244,26 @@ class AutoSwitch(Method):
         return f"Auto{type(self.nonstiff).__name__}({type(self.stiff).__name__})"
 
 
+@dataclass(frozen=True)
+class SciMLMethod(Method):
+    """A solver of OrdinaryDiffEq.jl by its Julia name, for ``backend="julia"`` only.
+
+    Args:
+        text: as written in Julia: ``"FBDF"``, ``"Rodas4()"``, ``"KenCarp47(max_newton_iter = 20)"``. Names of solvers
+            and literal arguments are understood, nothing else.
+
+    Example:
+        >>> from pydiffeqflux import SciMLMethod
+        >>> str(SciMLMethod("FBDF"))
+        'FBDF'
+    """
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def AutoTsit5(stiff: Method | str) -> AutoSwitch:
     """``AutoTsit5(Rosenbrock23())``, as in SciML: Tsit5 while the problem is not stiff.
 
@@ -304,8 +325,10 @@ _AUTO |= {"autovern7": AutoVern7, "autovern9": AutoVern9}
 _BY_NAME = {alias: kind for kind in CATALOGUE for alias in (kind.name, *kind.aliases)}
 
 
-def resolve(method: Method | type[Method] | str) -> Method:
+def resolve(method: Method | type[Method] | str, backend: str = "auto") -> Method:
     """A method object for a name such as ``"tsit5"``, ``"Tsit5"`` or ``"AutoTsit5(Rosenbrock23)"``.
+
+    With ``backend="julia"`` any other name is one of Julia's own, which Julia will know or not.
 
     Raises:
         UnknownNameError: a name that is none of them (the nearest one is in the message).
@@ -320,5 +343,8 @@ def resolve(method: Method | type[Method] | str) -> Method:
             return _BY_NAME[text]()
         auto = re.fullmatch(r"(auto\w+)\((\w+)\)", text)
         if auto and auto[1] in _AUTO:
-            return _AUTO[auto[1]](auto[2])
+            with contextlib.suppress(UnknownNameError) if backend == "julia" else contextlib.nullcontext():
+                return _AUTO[auto[1]](auto[2])
+        if backend == "julia":
+            return SciMLMethod(method)
     raise UnknownNameError("method", method, [*_BY_NAME, "AutoTsit5(Rosenbrock23)"])

@@ -108,7 +108,7 @@ def solve(
         raise UnknownOptionError("solve", next(iter(unknown)), OPTIONS)
     if not isinstance(problem, ODEProblem):
         raise InvalidArgumentError(f"problem is a {type(problem).__name__}; give an ODEProblem(func, y0, t_span).")
-    chosen = methods.resolve("tsit5" if method is None else method)
+    chosen = methods.resolve("tsit5" if method is None else method, backend)
     options = SolveOptions(
         saves=save_times(saveat, problem),
         unsaved="steps" if save_everystep else "end",

@@ -22,3 +22,22 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     at_once = os.environ.get("PDF_TEST_COMPILED") == "1"
     monkeypatch.setattr("pydiffeqflux.backends.native.WARM_UP", 0 if at_once else math.inf)
+
+
+@pytest.fixture(autouse=True)
+def _julia_where_it_is_needed(request: pytest.FixtureRequest) -> None:
+    """Start Julia for tests marked ``julia``; skip them, with the reason, where that fails.
+
+    With ``PYDIFFEQFLUX_REQUIRE_JULIA=1`` they fail instead.
+    """
+    if request.node.get_closest_marker("julia") is None:
+        return
+    from pydiffeqflux.backends.julia.session import session
+    from pydiffeqflux.errors import BackendUnavailableError
+
+    try:
+        session()
+    except BackendUnavailableError as why:
+        if os.environ.get("PYDIFFEQFLUX_REQUIRE_JULIA") == "1":
+            pytest.fail(str(why))
+        pytest.skip(str(why))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from ..errors import BackendUnavailableError, UnknownNameError
 from .backend import Backend
 
@@ -9,13 +11,15 @@ NAMES = ("auto", "torch", "eager", "compiled", "julia")
 
 
 def get(name: str) -> Backend:
-    """The backend called ``name``; ``"auto"`` is the native one where Julia is not set up.
+    """The backend called ``name``; ``"auto"`` is the native one unless Julia was set up to be preferred.
 
     Raises:
         UnknownNameError: none of that name.
         BackendUnavailableError: it cannot run here; the message says how to get it.
     """
-    if name in ("auto", "torch"):
+    if name == "auto":
+        name = "julia" if _julia_preferred() else "torch"
+    if name == "torch":
         from .native import NativeBackend
 
         return NativeBackend()
@@ -32,8 +36,15 @@ def get(name: str) -> Backend:
 
         return CompiledBackend()
     if name == "julia":
-        raise BackendUnavailableError(
-            "backend='julia' is not part of this release of pydiffeqflux: upgrade once the changelog lists it"
-            " (pip install --upgrade pydiffeqflux), and solve with backend='torch' until then."
-        )
+        from .julia.engine import JuliaBackend
+
+        return JuliaBackend()
     raise UnknownNameError("backend", name, NAMES)
+
+
+@functools.cache
+def _julia_preferred() -> bool:
+    from .julia import configuration
+
+    found = configuration.read()
+    return found is not None and found.prefer

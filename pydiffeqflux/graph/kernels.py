@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -65,14 +66,16 @@ class Kernels:
 
     def _make(self, name: str) -> Program:
         n, shape = self.y.numel(), tuple(self.y.shape)
-        t, y, v = Slot("t", 0, ()), Slot("y", 0, shape), Slot("v", 0, shape)
+        value = self.graphs.shape
+        m = math.prod(value)
+        t, y, v = Slot("t", 0, ()), Slot("y", 0, shape), Slot("v", 0, value)
         inputs, dtype, externals = self.sizes, self.y.dtype, self.arguments
         if name == "f":
-            out = Slot("out", 0, shape)
-            return lower(self.graphs.forward, "f", dtype, [t, y, *externals], [out], inputs, {"out": n})
+            out = Slot("out", 0, value)
+            return lower(self.graphs.forward, "f", dtype, [t, y, *externals], [out], inputs, {"out": m})
         if name == "jac":
             return lower_jacobian(only(self.graphs, 0, 1), dtype, [t, y, *externals], shape, inputs)
-        inputs = inputs | {"v": n}
+        inputs = inputs | {"v": m}
         gt, gy = Slot("gt", 0, ()), Slot("gy", 0, shape)
         if name == "vjp_y":
             return lower(only(self.graphs, 1), name, dtype, [t, y, v, *externals], [gy], inputs, {"gy": n})

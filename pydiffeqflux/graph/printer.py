@@ -55,8 +55,12 @@ class Printer(ABC):
         """What stands before the function's end."""
 
     @abstractmethod
-    def loop(self, index: str, n: int) -> str:
-        """The line that opens ``for index in 0 .. n - 1``."""
+    def loop(self, index: str, n: int, how: str | None) -> str:
+        """The line that opens ``for index in 0 .. n - 1``.
+
+        Args:
+            how: what is known of an innermost loop: its steps are ``"independent"``, or only add up (``"sum"``).
+        """
 
     @abstractmethod
     def when(self, condition: str) -> str:
@@ -106,21 +110,20 @@ class Printer(ABC):
             self.line(self.end)
 
     @contextmanager
-    def nest(self, over: Iterable[tuple[Index, int]]) -> Iterator[None]:
+    def nest(self, over: Iterable[tuple[Index, int]], how: str | None = None) -> Iterator[None]:
         loops = list(over)
         if not loops:
             yield
             return
         (index, n), *inner = loops
-        with self.block(self.loop(index.name, n)), self.nest(inner):
+        with self.block(self.loop(index.name, n, None if inner else how)), self.nest(inner, how):
             yield
 
     def statement(self, s: Loop | Reduction | Scan | Product) -> None:
         if isinstance(s, Loop):
-            with self.nest(s.over):
-                self.line(
-                    f"{self.element(s.into, self.expr(s.at))} {'+=' if s.accumulate else '='} {self.expr(s.value)}"
-                )
+            with self.nest(s.over, None if s.accumulate else "independent"):
+                sign = "+=" if s.accumulate else "="
+                self.line(f"{self.element(s.into, self.expr(s.at))} {sign} {self.expr(s.value)}")
         elif isinstance(s, Product):
             self.product(s)
         elif isinstance(s, Scan):
@@ -139,7 +142,9 @@ class Printer(ABC):
         start, word = _REDUCTIONS[s.how]
         with self.nest(s.over):
             self.line(f"acc = {self.expr(number(start))}")
-            with self.nest(s.across), self.block(None if s.guard is None else self.when(self.expr(s.guard))):
+            how = "sum" if s.how == "sum" and s.guard is None else None
+            guard = None if s.guard is None else self.when(self.expr(s.guard))
+            with self.nest(s.across, how), self.block(guard):
                 self.line(f"acc = {self.words[word].format('acc', self.expr(s.value))}")
             self.line(f"{self.element(s.into, self.expr(s.at))} = acc")
 
@@ -149,7 +154,7 @@ class Printer(ABC):
         with self.nest(s.over):
             self.line(f"acc = {self.expr(number(_REDUCTIONS[s.how[3:]][0]))}")
             self.line(f"place = {self.expr(number(0.0))}")
-            with self.block(self.loop(index.name, n)):
+            with self.block(self.loop(index.name, n, None)):
                 self.line(f"item = {self.expr(s.value)}")
                 # The first of equals; a NaN beats everything.
                 nan = self.words["and"].format(
@@ -173,7 +178,7 @@ class Printer(ABC):
             return
         with self.nest([*outer, (i, s.rows), (j, s.columns)]):
             self.line(f"acc = {self.expr(number(0.0))}")
-            with self.nest([(k, s.inner)]):
+            with self.nest([(k, s.inner)], "sum"):
                 self.line(f"acc += {left} * {right}")
             self.line(f"{into} = acc")
 
@@ -183,7 +188,7 @@ class Printer(ABC):
                 self.line(f"{into} = {self.expr(number(0.0))}")
             with self.nest([(Index("k"), s.inner)]):
                 self.line(f"acc = {left}")
-                with self.nest([(Index("j"), s.columns)]):
+                with self.nest([(Index("j"), s.columns)], "independent"):
                     self.line(f"{into} += acc * {right}")
 
     def _entry(self, m: Matrix, b: Index, row: Index, column: Index) -> str:

@@ -42,12 +42,14 @@ class Graphs:
         externals: the tensors that the function reaches for, the differentiable ones first; then constants that it
             computes from nothing.
         params: how many of them are differentiable.
+        shape: of f; the state's, where it is the right-hand side of an equation.
     """
 
     forward: fx.GraphModule
     backward: fx.GraphModule
     externals: list[Tensor]
     params: int
+    shape: tuple[int, ...]
 
 
 def trace(evaluate: Evaluate, t: Tensor, y: Tensor) -> Graphs:
@@ -76,7 +78,9 @@ def trace(evaluate: Evaluate, t: Tensor, y: Tensor) -> Graphs:
                 return (None,) * (2 + len(params))
             return torch.autograd.grad(out, [t, y, *params], v, allow_unused=True)
 
-    v = torch.ones_like(y)
+    (out,) = [n for n in forward.graph.nodes if n.op == "output"]
+    shape = tuple(out.args[0].meta["tensor_meta"].shape)
+    v = torch.ones(shape, dtype=y.dtype)
     backward = _record(pull_back, t, y, v)
     known = {id(x) for x in reached}
     rest = [x for x in _externals(backward) if id(x) not in known]
@@ -89,7 +93,7 @@ def trace(evaluate: Evaluate, t: Tensor, y: Tensor) -> Graphs:
     computed = [tensor for found in constants.values() for tensor in found.values()]
     for graph, found in constants.items():
         _replace(graph, found, computed)
-    return Graphs(forward, backward, externals + computed, len(params))
+    return Graphs(forward, backward, externals + computed, len(params), shape)
 
 
 def _record(function: Callable[..., Any], *example: Tensor) -> fx.GraphModule:

@@ -81,7 +81,7 @@ class NeuralODE(nn.Module):
         else:
             self.t0, self.t1 = t_span
         self.saveat = saveat
-        self.method = resolve(method)
+        self.method = resolve(method, backend)
         self.rtol, self.atol = rtol, atol
         self.sensealg, self.backend = sensealgs.resolve(sensealg), backend
         self.batched = batched

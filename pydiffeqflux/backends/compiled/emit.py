@@ -40,7 +40,7 @@ class LanguagePrinter(Printer):
     def footer(self) -> None:
         self.line("return")
 
-    def loop(self, index: str, n: int) -> str:
+    def loop(self, index: str, n: int, how: str | None) -> str:
         return f"for {index} in range({n}):"
 
     def when(self, condition: str) -> str:

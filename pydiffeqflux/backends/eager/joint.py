@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from ...methods import Method
 from ...problem import ODEProblem, SaveTimes, TimePoint
 from ...sensealg import DiscreteAdjoint, SenseAlg
 from ...solution import EventRecord, Solution, Stats, Status
+from ...state import State
 from ...tracking import recording
 from ..backend import SolveOptions
 from .affect import affected
@@ -27,7 +29,7 @@ from .stretch import Runner, Stretch
 
 
 @dataclass
-class _Collected:
+class Collected:
     """What the stretches have come to so far."""
 
     times: list[Any] = field(default_factory=list)
@@ -54,11 +56,16 @@ def solve(
             progress=report,
         )
         run = _runner(problem, rhs, method, stepper, sensealg, settings, counts, options)
-        got, status, message = _chain(problem, rhs, run, options, pieces)
+        got, status, message = chain(problem, rhs, run, options, pieces)
     if status.ok and not stepper.adaptive and not all_finite(got.states[-1]):
         status, message = Status.NON_FINITE, "the state became NaN or infinite"
         _keep_finite(got)
-    solution = _assemble(problem, options, got, status, pieces)
+    dense = None
+    if pieces is not None and pieces.steps:
+        from .output import dense_output
+
+        dense = dense_output(pieces, problem.spec)
+    solution = assemble(problem, options, got, status, dense)
     solution.stats = Stats(nf=rhs.nf, naccept=counts.naccept, nreject=counts.nreject, njac=rhs.njac)
     return solution, message
 
@@ -96,13 +103,13 @@ def _runner(
     return adjoint_runner(rhs, method, stepper, sensealg, settings, counts, options.events, problem.batched)
 
 
-def _chain(
+def chain(
     problem: ODEProblem, rhs: Rhs, run: Runner, options: SolveOptions, pieces: Piecewise | None
-) -> tuple[_Collected, Status, str]:
-    """Stretch after stretch until the end, a terminal event, or a failure."""
+) -> tuple[Collected, Status, str]:
+    """Stretch after stretch until the end, a terminal event, or a failure; whoever ``run`` solves them with."""
     doses = _doses_ahead(problem, options)
     y, t = problem.packed, problem.t0
-    got, taken = _Collected(), 0
+    got, taken = Collected(), 0
     keep_steps = options.saves is None and options.unsaved == "steps"
     if doses and doses[0][0].value == t.value:
         taken = _save_before_doses(problem, rhs, options, got)
@@ -126,8 +133,8 @@ def _chain(
             if event.terminal:
                 _close(got, out, options)
                 return got, Status.EVENT, ""
-            assert event.affect is not None
-            y = affected(rhs, event.affect, rhs.time(_stamp(t)), y)
+            if event.affect is not None:  # without one, an engine may stop merely to take note
+                y = affected(rhs, event.affect, rhs.time(_stamp(t)), y)
             if t.value == problem.t1.value:
                 break
             continue
@@ -144,7 +151,7 @@ def _chain(
     return got, Status.SUCCESS, ""
 
 
-def _save_before_doses(problem: ODEProblem, rhs: Rhs, options: SolveOptions, got: _Collected) -> int:
+def _save_before_doses(problem: ODEProblem, rhs: Rhs, options: SolveOptions, got: Collected) -> int:
     """Save the state at the start, where doses are about to change it; how many save times that takes."""
     saves, t0, y0 = options.saves, problem.t0, problem.packed
     if saves is None or saves.values[0] != t0.value:
@@ -162,7 +169,7 @@ def _save_before_doses(problem: ODEProblem, rhs: Rhs, options: SolveOptions, got
     return 1
 
 
-def _keep_finite(got: _Collected) -> None:
+def _keep_finite(got: Collected) -> None:
     """Drop the states from the first that is not finite on (but for the very first: something has to be left)."""
     finite = [all_finite(state) for state in got.states]
     keep = max(finite.index(False), 1)
@@ -170,7 +177,7 @@ def _keep_finite(got: _Collected) -> None:
     del got.states[keep:], got.times[max(keep - before, 0) :]
 
 
-def _close(got: _Collected, out: Outcome, options: SolveOptions) -> None:
+def _close(got: Collected, out: Outcome, options: SolveOptions) -> None:
     """A solve that ended early returns the state it ended with as its last one."""
     if options.saves is None and options.unsaved == "end":
         got.states.clear()
@@ -214,9 +221,14 @@ def _saves_of(saves: SaveTimes | None, taken: int, end: TimePoint, sign: float) 
     return SaveTimes(saves.values[taken:upto], tensor)
 
 
-def _assemble(
-    problem: ODEProblem, options: SolveOptions, got: _Collected, status: Status, pieces: Piecewise | None
+def assemble(
+    problem: ODEProblem,
+    options: SolveOptions,
+    got: Collected,
+    status: Status,
+    dense: Callable[[Any], State] | None,
 ) -> Solution:
+    """The solution in the user's structure."""
     spec = problem.spec
     ys = torch.stack(got.states) if got.states else problem.packed[None][:0]
     ts = _times(problem, options, got, ys)
@@ -227,15 +239,10 @@ def _assemble(
         states = torch.stack([c.y for c in mine]) if mine else problem.packed[None][:0]
         when = [torch.as_tensor(_stamp(c.t), dtype=torch.float64) for c in mine]
         events.append(EventRecord(torch.stack(when) if when else torch.zeros(0, dtype=torch.float64), unpack(states)))
-    dense = None
-    if pieces is not None and pieces.steps:
-        from .output import dense_output
-
-        dense = dense_output(pieces, spec)
     return Solution(ts, unpack(ys), Stats(), status, events, dense)
 
 
-def _times(problem: ODEProblem, options: SolveOptions, got: _Collected, ys: Tensor) -> Tensor:
+def _times(problem: ODEProblem, options: SolveOptions, got: Collected, ys: Tensor) -> Tensor:
     """The saved times: the user's own where there are any, with those that an early end added."""
     dtype = ys.real.dtype if ys.is_complex() else ys.dtype
     wide = torch.float64 if ys.device.type != "mps" else dtype

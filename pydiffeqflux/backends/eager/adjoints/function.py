@@ -11,6 +11,7 @@ from torch import Tensor
 from ....callbacks import Event
 from ....errors import GradientError
 from ....problem import TimePoint
+from ...once import once
 from ..events import Crossing, differentiable_crossing
 from ..integrate import Outcome
 from ..rhs import Rhs
@@ -46,7 +47,7 @@ class _Solve(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         g_ys, g_y1 = grads
         if torch.is_grad_enabled() and (g_ys.requires_grad or g_y1.requires_grad):
-            raise _no_second_derivative(ctx.adjoint)
+            raise GradientError(_no_second_derivative(ctx.adjoint))
         y0, ys, y1, *params = ctx.saved_tensors
         adjoint: Adjoint = ctx.adjoint
         job = adjoint.job
@@ -62,30 +63,12 @@ class _Solve(torch.autograd.Function):
                 g_saves = torch.zeros_like(saves)
                 for i, t in enumerate(job.ts):
                     g_saves[i] = _dot(g_ys[i], job.rhs(t, ys[i])).to(saves)
-        found = (lam0, g_t0, g_t1, g_saves, *mu)
-        if torch.is_grad_enabled():  # create_graph=True: whoever differentiates these gradients has to be told
-            inputs = [x for x in (y0, t0, t1, saves, *params) if x is not None and x.requires_grad]
-            found = tuple(None if g is None else _Once.apply(ctx.adjoint, g, *inputs) for g in found)
-        return (None, *found)
+        message = _no_second_derivative(adjoint)
+        return (None, *once(message, (lam0, g_t0, g_t1, g_saves, *mu), (y0, t0, t1, saves, *params)))
 
 
-class _Once(torch.autograd.Function):
-    """A gradient that is a function of the solve's inputs, with a derivative that says that there is none."""
-
-    @staticmethod
-    def forward(ctx: Any, adjoint: Adjoint, gradient: Tensor, *inputs: Tensor) -> Tensor:
-        ctx.adjoint = adjoint
-        return gradient.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> None:
-        raise _no_second_derivative(ctx.adjoint)
-
-
-def _no_second_derivative(adjoint: Adjoint) -> GradientError:
-    return GradientError(
-        f"{adjoint.job.sensealg.name} has no second derivative: differentiate twice with sensealg=DiscreteAdjoint()."
-    )
+def _no_second_derivative(adjoint: Adjoint) -> str:
+    return f"{adjoint.job.sensealg.name} has no second derivative: differentiate twice with sensealg=DiscreteAdjoint()."
 
 
 def _dot(g: Tensor, f: Tensor) -> Tensor:

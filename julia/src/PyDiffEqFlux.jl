@@ -1,0 +1,35 @@
+"""
+    PyDiffEqFlux
+
+The Julia side of the Python package `pydiffeqflux`: right-hand sides written by a torch tracer, solved by OrdinaryDiffEq
+and differentiated by SciMLSensitivity. Every function that the solvers call has a type of its own here (a pointer to
+compiled code inside a fixed struct), so that solver and adjoint code is compiled once, when this package is
+precompiled, and not for each model.
+"""
+module PyDiffEqFlux
+
+using ChainRulesCore: ChainRulesCore, NoTangent, unthunk
+using DiffEqFlux: DiffEqFlux
+using LinearAlgebra: LinearAlgebra, BLAS
+using LuxCore: LuxCore
+using OrdinaryDiffEq: OrdinaryDiffEq
+using PrecompileTools: @compile_workload, @setup_workload
+using Random: AbstractRNG
+using SciMLBase: SciMLBase, ODEFunction, ODEProblem, solve
+using SciMLSensitivity: SciMLSensitivity
+using SpecialFunctions: erf, erfc
+
+include("flat.jl")          # zero-based memory, as emitted code sees it
+include("emission.jl")      # the words of emitted code, and how it is compiled
+include("interrupt.jl")     # Ctrl-C
+include("kernels.jl")       # compiled right-hand sides, as solvers call them
+include("algorithms.jl")    # solvers by name
+include("sensealgs.jl")     # sensitivity algorithms by name
+include("events.jl")        # what may end a solve
+include("forward.jl")       # a solve
+include("adjoint.jl")       # its gradient
+include("layer.jl")         # a right-hand side as a layer of DiffEqFlux
+include("bridge.jl")        # what Python calls
+include("precompile.jl")    # what is compiled ahead of the first use
+
+end

@@ -1,0 +1,69 @@
+# Words that emitted code uses and Base lacks. Where Base raises a DomainError, C (and so torch) returns NaN.
+
+nan_sqrt(x) = x < 0 ? oftype(x, NaN) : sqrt(x)
+nan_log(x) = x < 0 ? oftype(x, NaN) : log(x)
+nan_log2(x) = x < 0 ? oftype(x, NaN) : log2(x)
+nan_log10(x) = x < 0 ? oftype(x, NaN) : log10(x)
+nan_log1p(x) = x < -1 ? oftype(x, NaN) : log1p(x)
+nan_sin(x) = isinf(x) ? oftype(x, NaN) : sin(x)
+nan_cos(x) = isinf(x) ? oftype(x, NaN) : cos(x)
+nan_tan(x) = isinf(x) ? oftype(x, NaN) : tan(x)
+nan_asin(x) = abs(x) > 1 ? oftype(x, NaN) : asin(x)
+nan_acos(x) = abs(x) > 1 ? oftype(x, NaN) : acos(x)
+nan_acosh(x) = x < 1 ? oftype(x, NaN) : acosh(x)
+nan_atanh(x) = abs(x) > 1 ? oftype(x, NaN) : atanh(x)
+nan_pow(x, y) = x < 0 && !isinteger(y) ? oftype(x * y, NaN) : x^y
+nan_mod(x, y) = iszero(y) || isinf(x) ? oftype(x * y, NaN) : mod(x, y)
+sigmoid(x) = inv(one(x) + exp(-x))
+
+"A number of type `T`; numbers that carry derivatives stay what they are."
+@inline number(::Type{T}, x::Union{Bool, Integer}) where {T} = T(x)
+@inline number(::Type{T}, x) where {T} = x
+"A whole number, of a number that is one."
+@inline whole(x::Integer) = Int(x)
+@inline whole(x) = unsafe_trunc(Int, x)
+
+const WORDS = (
+    :Flat, :Shifted, :product!, :number, :whole, :sigmoid, :erf, :erfc,
+    :nan_sqrt, :nan_log, :nan_log2, :nan_log10, :nan_log1p, :nan_sin, :nan_cos, :nan_tan, :nan_asin, :nan_acos,
+    :nan_acosh, :nan_atanh, :nan_pow, :nan_mod,
+)
+
+"""
+    home(T)
+
+A module of its own for the emitted functions of one right-hand side, with `T` (the dtype) and the words that they use.
+"""
+function home(::Type{T}) where {T}
+    place = Module(:Emitted)
+    Core.eval(place, :(const T = $T))
+    for word in WORDS
+        Core.eval(place, :(const $word = $(getfield(PyDiffEqFlux, word))))
+    end
+    return place
+end
+
+# The arguments of the emitted functions, in the order in which `pydiffeqflux.graph.printer.arguments` lists them.
+const ARGUMENTS = (
+    f = (:t, :y, :p, :c, :i, :w, :out),
+    vjp = (:t, :y, :v, :p, :c, :i, :w, :gy, :gp, :gt),
+    vjp_y = (:t, :y, :v, :p, :c, :i, :w, :gy),
+    jac = (:t, :y, :p, :c, :i, :w, :J, :ft),
+)
+
+"""
+    define!(place, name, source)
+
+Compile one emitted function and return a pointer to it, to be called with plain pointers.
+"""
+function define!(place::Module, name::Symbol, source::AbstractString)
+    include_string(place, source, string(name, ".jl"))
+    arguments = ARGUMENTS[name]
+    T = place.T
+    types = Any[a === :t ? Float64 : a === :i ? Ptr{Int64} : Ptr{T} for a in arguments]
+    entry = Symbol(name, :_entry)
+    passed = [a === :t ? :(T(t)) : :(Flat($a)) for a in arguments]
+    typed = [:($a::$S) for (a, S) in zip(arguments, types)]
+    Core.eval(place, :(function $entry($(typed...)); $name($(passed...)); return nothing; end))
+    return Core.eval(place, :(@cfunction($entry, Cvoid, ($(types...),))))::Ptr{Cvoid}
+end

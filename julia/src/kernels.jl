@@ -1,0 +1,158 @@
+"""
+    Kernels(T, n, m, np, c, i)
+
+The compiled functions of one right-hand side with `n` states of type `T` and `np` parameters, and the memory that they
+work in. It has `m` values: as many as states, but for the condition of an event. `c` and `i` hold its constants: numbers
+and integers. Not to be used by two tasks at a time.
+"""
+mutable struct Kernels{T}
+    const n::Int
+    const m::Int
+    const np::Int
+    const c::Vector{T}
+    const i::Vector{Int64}
+    w::Vector{T}
+    # Results that nobody asked for have to go somewhere.
+    const gy::Vector{T}
+    const gp::Vector{T}
+    const gt::Vector{T}
+    J::Vector{T}
+    const ft::Vector{T}
+    f::Ptr{Cvoid}
+    vjp::Ptr{Cvoid}
+    vjp_y::Ptr{Cvoid}
+    jac::Ptr{Cvoid}
+    nf::Int
+    njac::Int
+    const home::Module
+end
+
+function Kernels(::Type{T}, n::Int, m::Int, np::Int, c::Vector{T}, i::Vector{Int64}) where {T}
+    return Kernels{T}(
+        n, m, np, c, i, T[], zeros(T, n), zeros(T, np), zeros(T, 1), T[], zeros(T, n),
+        C_NULL, C_NULL, C_NULL, C_NULL, 0, 0, home(T)
+    )
+end
+
+"""
+    add!(kernels, name, source, workspace)
+
+Compile one of the functions `f`, `vjp`, `vjp_y`, `jac` from its source.
+"""
+function add!(k::Kernels{T}, name::Symbol, source::AbstractString, workspace::Int) where {T}
+    length(k.w) < workspace && (k.w = zeros(T, workspace))
+    name === :jac && (k.J = zeros(T, k.n^2))
+    setfield!(k, name, define!(k.home, name, source))
+    return nothing
+end
+
+const Memory1{T} = StridedVector{T}
+
+function checked(x::Memory1, n::Int)
+    length(x) == n && stride(x, 1) == 1 && return x
+    throw(DimensionMismatch("expected $n contiguous numbers, got $(length(x)) with stride $(stride(x, 1))"))
+end
+
+function evaluate!(out::Memory1{T}, k::Kernels{T}, y::Memory1{T}, p::Memory1{T}, t) where {T}
+    checked(out, k.m), checked(y, k.n), checked(p, k.np)
+    givenup()
+    k.nf += 1
+    GC.@preserve out k y p ccall(
+        k.f, Cvoid, (Float64, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{Int64}, Ptr{T}, Ptr{T}),
+        Float64(t), pointer(y), pointer(p), pointer(k.c), pointer(k.i), pointer(k.w), pointer(out)
+    )
+    return nothing
+end
+
+function pull!(
+        gy::Memory1{T}, gp::Memory1{T}, gt::Memory1{T}, k::Kernels{T}, v::Memory1{T}, y::Memory1{T}, p::Memory1{T}, t
+    ) where {T}
+    checked(gy, k.n), checked(gp, k.np), checked(v, k.n), checked(y, k.n), checked(p, k.np)
+    GC.@preserve gy gp gt k v y p ccall(
+        k.vjp, Cvoid,
+        (Float64, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{Int64}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}),
+        Float64(t), pointer(y), pointer(v), pointer(p), pointer(k.c), pointer(k.i), pointer(k.w), pointer(gy), pointer(gp),
+        pointer(gt)
+    )
+    return nothing
+end
+
+function pull_state!(gy::Memory1{T}, k::Kernels{T}, v::Memory1{T}, y::Memory1{T}, p::Memory1{T}, t) where {T}
+    checked(gy, k.n), checked(v, k.n), checked(y, k.n), checked(p, k.np)
+    GC.@preserve gy k v y p ccall(
+        k.vjp_y, Cvoid, (Float64, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{Int64}, Ptr{T}, Ptr{T}),
+        Float64(t), pointer(y), pointer(v), pointer(p), pointer(k.c), pointer(k.i), pointer(k.w), pointer(gy)
+    )
+    return nothing
+end
+
+function jacobian!(k::Kernels{T}, y::Memory1{T}, p::Memory1{T}, t) where {T}
+    checked(y, k.n), checked(p, k.np)
+    GC.@preserve k y p ccall(
+        k.jac, Cvoid, (Float64, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{Int64}, Ptr{T}, Ptr{T}, Ptr{T}),
+        Float64(t), pointer(y), pointer(p), pointer(k.c), pointer(k.i), pointer(k.w), pointer(k.J), pointer(k.ft)
+    )
+    return nothing
+end
+
+# The functions of an ODEFunction, each of a fixed type.
+
+struct RightHandSide{T} <: Function
+    kernels::Kernels{T}
+end
+(r::RightHandSide{T})(du::Memory1{T}, u::Memory1{T}, p::Memory1{T}, t) where {T} = evaluate!(du, r.kernels, u, p, t)
+
+# Dual numbers and their like run through the same emitted code, compiled for them when they first come.
+function (r::RightHandSide{T})(du::AbstractVector, u::AbstractVector, p::AbstractVector, t) where {T}
+    k = r.kernels
+    k.nf += 1
+    w = zeros(promote_type(eltype(u), eltype(p), typeof(t), T), length(k.w))
+    Base.invokelatest(k.home.f, t, Shifted(u), Shifted(p), Shifted(k.c), Shifted(k.i), Shifted(w), Shifted(du))
+    return nothing
+end
+
+struct PullState{T} <: Function
+    kernels::Kernels{T}
+end
+(r::PullState{T})(Jv, v, u, p, t) where {T} = pull_state!(Jv, r.kernels, v, u, p, t)
+
+struct PullParameters{T} <: Function
+    kernels::Kernels{T}
+end
+(r::PullParameters{T})(Jv, v, u, p, t) where {T} = pull!(r.kernels.gy, Jv, r.kernels.gt, r.kernels, v, u, p, t)
+
+struct Jacobian{T} <: Function
+    kernels::Kernels{T}
+end
+function (r::Jacobian{T})(J, u, p, t) where {T}
+    k = r.kernels
+    k.njac += 1
+    jacobian!(k, u, p, t)
+    # Emitted code writes by rows.
+    J .= transpose(reshape(k.J, k.n, k.n))
+    return nothing
+end
+
+struct TimeGradient{T} <: Function
+    kernels::Kernels{T}
+end
+function (r::TimeGradient{T})(dT, u, p, t) where {T}
+    jacobian!(r.kernels, u, p, t)
+    dT .= r.kernels.ft
+    return nothing
+end
+
+"""
+    odefunction(kernels)
+
+The right-hand side with its vector-Jacobian products and, where it was compiled, its Jacobian.
+"""
+function odefunction(k::Kernels)
+    # Types are the same with and without a Jacobian only if they are different functions: two compilations.
+    k.jac == C_NULL && return ODEFunction{true, SciMLBase.FullSpecialize}(
+        RightHandSide(k); vjp = PullState(k), vjp_p = PullParameters(k)
+    )
+    return ODEFunction{true, SciMLBase.FullSpecialize}(
+        RightHandSide(k); vjp = PullState(k), vjp_p = PullParameters(k), jac = Jacobian(k), tgrad = TimeGradient(k)
+    )
+end

@@ -1,0 +1,170 @@
+using PyDiffEqFlux
+using ForwardDiff
+using LinearAlgebra
+using Random
+using SciMLBase
+using Test
+
+const P = PyDiffEqFlux
+
+# A right-hand side as Python would emit it: u' = [-p0 u0 + t u1, p1 u0 u1].
+const F = """
+function f(t, y, p, c, i, w, out)
+    out[0] = ((-p[0]) * y[0]) + (t * y[1])
+    out[1] = (p[1] * (y[0] * y[1]))
+    return nothing
+end
+"""
+const VJP = """
+function vjp(t, y, v, p, c, i, w, gy, gp, gt)
+    gy[0] = ((-p[0]) * v[0]) + (p[1] * (y[1] * v[1]))
+    gy[1] = (t * v[0]) + (p[1] * (y[0] * v[1]))
+    gp[0] = (-y[0]) * v[0]
+    gp[1] = (y[0] * y[1]) * v[1]
+    gt[0] = y[1] * v[0]
+    return nothing
+end
+"""
+const VJP_Y = """
+function vjp_y(t, y, v, p, c, i, w, gy)
+    gy[0] = ((-p[0]) * v[0]) + (p[1] * (y[1] * v[1]))
+    gy[1] = (t * v[0]) + (p[1] * (y[0] * v[1]))
+    return nothing
+end
+"""
+const JAC = """
+function jac(t, y, p, c, i, w, J, ft)
+    J[0] = -p[0]
+    J[1] = t
+    J[2] = p[1] * y[1]
+    J[3] = p[1] * y[0]
+    ft[0] = y[1]
+    ft[1] = T(0.0)
+    return nothing
+end
+"""
+
+function kernels(::Type{T}) where {T}
+    k = P.Kernels(T, 2, 2, 2, T[], Int64[])
+    for (name, source) in ((:f, F), (:vjp, VJP), (:vjp_y, VJP_Y), (:jac, JAC))
+        P.add!(k, name, source, 0)
+    end
+    return k
+end
+
+f(u, p, t) = [-p[1] * u[1] + t * u[2], p[2] * u[1] * u[2]]
+
+@testset "emitted functions" begin
+    for T in (Float32, Float64)
+        k = kernels(T)
+        u, p, v, t = T[0.3, 0.7], T[0.5, -0.2], T[1.0, 2.0], 0.4
+        out = zeros(T, 2)
+        P.evaluate!(out, k, u, p, t)
+        @test out ≈ f(u, p, t)
+        gy, gp, gt = zeros(T, 2), zeros(T, 2), zeros(T, 1)
+        P.pull!(gy, gp, gt, k, v, u, p, t)
+        @test gy ≈ ForwardDiff.jacobian(u -> f(u, p, t), u)' * v
+        @test gp ≈ ForwardDiff.jacobian(p -> f(u, p, t), p)' * v
+        @test gt[1] ≈ ForwardDiff.derivative(t -> dot(v, f(u, p, t)), t)
+        J = zeros(T, 2, 2)
+        P.Jacobian(k)(J, u, p, t)
+        @test J ≈ ForwardDiff.jacobian(u -> f(u, p, t), u)
+        dual = ForwardDiff.jacobian((du, u) -> P.RightHandSide(k)(du, u, p, t), zeros(T, 2), u)
+        @test dual ≈ J
+        @test @allocated(P.evaluate!(out, k, u, p, t)) == 0
+        @test_throws DimensionMismatch P.evaluate!(zeros(T, 3), k, u, p, t)
+    end
+end
+
+@testset "words that return NaN" begin
+    for (word, x) in ((P.nan_sqrt, -1.0), (P.nan_log, -1.0), (P.nan_asin, 2.0), (P.nan_cos, Inf), (P.nan_acosh, 0.5))
+        @test isnan(word(x))
+    end
+    @test isnan(P.nan_pow(-1.0, 0.5))
+    @test P.nan_pow(-2.0, 3.0) == -8.0
+    @test P.nan_mod(-0.3, 0.7) ≈ 0.4
+end
+
+@testset "products by BLAS" begin
+    for T in (Float32, Float64), flip_left in (false, true), flip_right in (false, true)
+        A, B = rand(T, 3, 4), rand(T, 4, 5)
+        # Row-major memory is the transpose of Julia's.
+        a, b = flip_left ? collect(A) : collect(A'), flip_right ? collect(B) : collect(B')
+        out = zeros(T, 5, 3)
+        GC.@preserve a b out P.product!(
+            P.Flat(pointer(out)), 0, P.Flat(pointer(a)), 0, (flip_left ? (1, 3) : (4, 1))...,
+            P.Flat(pointer(b)), 0, (flip_right ? (1, 4) : (5, 1))..., 3, 4, 5
+        )
+        @test out' ≈ A * B
+    end
+end
+
+@testset "solvers by name" begin
+    @test P.algorithm("Tsit5") isa SciMLBase.AbstractDEAlgorithm
+    @test P.needsjacobian(P.algorithm("Rodas5P()"))
+    @test !P.needsjacobian(P.algorithm("Vern9"))
+    @test P.needsjacobian(P.algorithm("AutoTsit5(Rosenbrock23())"))
+    @test_throws "unknown solver: NoSuch" P.algorithm("NoSuch")
+    @test_throws "unknown solver" P.algorithm("run(`true`)")
+    @test issubset(["Tsit5", "Rodas5P", "KenCarp4", "FBDF", "Vern9", "DP8"], P.algorithms())
+end
+
+@testset "gradients: $sensealg, $solver" for
+    sensealg in ("GaussAdjoint", "InterpolatingAdjoint", "QuadratureAdjoint", "BacksolveAdjoint"),
+        solver in ("Tsit5", "Rodas5P")
+
+    k, u0, p, saves = kernels(Float64), [0.3, 0.7], [0.5, -0.2], [0.0, 0.5, 1.0]
+    options = sensealg == "QuadratureAdjoint" ? (; abstol = 1.0e-10, reltol = 1.0e-10) : (;)
+    alg, method = P.algorithm(solver), P.sensitivity(sensealg; options...)
+    limits = (; reltol = 1.0e-10, abstol = 1.0e-10)
+    run = P.forward(
+        k, alg, u0, p, 0.0, 1.0, saves;
+        keep = "end", dense = P.needsdense(method), limits..., maxiters = 10^5, tstops = Float64[]
+    )
+    @test run.ts == saves
+    seeds = [1.0 0.5 2.0; -1.0 0.3 1.0]
+    du0, dp = P.gradient(run, alg, method, seeds; limits...)
+    function loss(x)
+        problem = SciMLBase.ODEProblem((u, p, t) -> f(u, p, t), x[1:2], (0.0, 1.0), x[3:4])
+        solution = SciMLBase.solve(problem, P.algorithm("Vern9"); saveat = saves, reltol = 1.0e-12, abstol = 1.0e-12)
+        return sum(dot(seeds[:, i], solution.u[i]) for i in eachindex(saves))
+    end
+    expected = ForwardDiff.gradient(loss, [u0; p])
+    @test du0 ≈ expected[1:2] rtol = 1.0e-7
+    @test dp ≈ expected[3:4] rtol = 1.0e-7
+end
+
+@testset "events" begin
+    # The condition u0 - p0, as Python would emit it.
+    condition = P.Kernels(Float64, 2, 1, 1, Float64[], Int64[])
+    P.add!(condition, :f, "function f(t, y, p, c, i, w, out)\n    out[0] = y[0] - p[0]\n    return nothing\nend\n", 0)
+    k, alg = kernels(Float64), P.algorithm("Tsit5")
+    for (direction, hit) in ((0, 1), (-1, 1), (1, 0))
+        watch = P.Watch([condition], [[0.2]], [direction], [1], 0)
+        run = P.forward(
+            k, alg, [0.3, 0.0], [1.0, 0.0], 0.0, 1.0, Float64[];
+            keep = "end", dense = false, reltol = 1.0e-10, abstol = 1.0e-10, maxiters = 1000, tstops = Float64[],
+            callback = P.callback(watch, 4)
+        )
+        @test watch.hit == hit
+        @test P.outcome(run)[2] ≈ (hit == 1 ? log(1.5) : 1.0)
+    end
+end
+
+@testset "a layer of DiffEqFlux" begin
+    layer = P.TorchLayer(kernels(Float64), [0.5, -0.2], (2,))
+    @test P.LuxCore.parameterlength(layer) == 2
+    node = P.neuralode(layer, (0.0, 1.0), P.algorithm("Tsit5"); saveat = [1.0], reltol = 1.0e-9, abstol = 1.0e-9)
+    ps, st = P.LuxCore.setup(Xoshiro(0), node)
+    loss(ps) = sum(first(node([0.3, 0.7], ps, st)).u[end])
+    value, pullback = P.ChainRulesCore.rrule(P.value, layer, [0.3, 0.7], [0.5, -0.2])
+    @test value ≈ f([0.3, 0.7], [0.5, -0.2], 0.0)
+    @test pullback([1.0, 2.0])[4] ≈ ForwardDiff.jacobian(p -> f([0.3, 0.7], p, 0.0), [0.5, -0.2])' * [1.0, 2.0]
+    Zygote = Base.loaded_modules[Base.identify_package(P.DiffEqFlux, "Zygote")]
+    found = only(Base.invokelatest(Zygote.gradient, loss, ps))
+    expected = ForwardDiff.gradient([0.5, -0.2]) do p
+        problem = SciMLBase.ODEProblem((u, p, t) -> f(u, p, 0.0), [0.3, 0.7], (0.0, 1.0), p)
+        sum(SciMLBase.solve(problem, P.algorithm("Vern9"); reltol = 1.0e-12, abstol = 1.0e-12).u[end])
+    end
+    @test found ≈ expected rtol = 1.0e-5
+end

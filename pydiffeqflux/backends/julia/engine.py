@@ -1,0 +1,208 @@
+"""``backend="julia"``: the common interface's problems, solved and differentiated by the SciML stack."""
+
+from __future__ import annotations
+
+import functools
+import math
+import numbers
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...controllers import PIDController
+from ...errors import DenseOutputError, DtypeError, InvalidTimesError, UnsupportedError
+from ...methods import Method
+from ...problem import ODEProblem, time_point, time_points
+from ...sensealg import SenseAlg
+from ...solution import Solution, Stats
+from ...state import State
+from ...tracking import transforming
+from ..backend import SolveOptions
+from ..eager.failure import failure
+from ..eager.joint import assemble, chain
+from ..eager.rhs import Rhs
+from .calls import Request
+from .events import Watch
+from .function import WithoutGradient
+from .model import Model, Models
+from .sensitivities import DEFAULT, Sensitivities
+from .session import Session, session
+from .solvers import Solvers
+from .stretches import Stretches
+
+
+class JuliaBackend:
+    """``backend="julia"``."""
+
+    name = "julia"
+
+    def solve(self, problem: ODEProblem, method: Method, options: SolveOptions) -> Solution:
+        began = time.perf_counter()
+        _require(problem, options)
+        tools = _Tools.of(session())
+        rhs = Rhs(problem.func, problem.spec, problem.packed)
+        t0 = torch.scalar_tensor(problem.t0.value, dtype=problem.packed.dtype)
+        model = tools.models.get(problem.func, rhs.evaluate, t0, problem.packed.detach(), "the right-hand side")
+        sensealg, reason = _sensealg(problem, model, options)
+        request = tools.request(problem, model, method, sensealg, options)
+        watch = None
+        if options.events:
+            watch = Watch(tools.session, tools.models, rhs, options.events, problem.t0.value, problem.packed)
+        stretches = Stretches(problem, rhs, request, options, watch)
+        got, status, message = chain(problem, rhs, stretches.run, options, None)
+        dense = _Dense(stretches, problem, got.states) if options.dense and stretches.runs else None
+        solution = assemble(problem, options, got, status, dense)
+        solution.stats = Stats(
+            stretches.nf,
+            stretches.naccept,
+            stretches.nreject,
+            stretches.njac,
+            time.perf_counter() - began,
+            self.name,
+            str(method),
+            "none" if sensealg is None else sensealg.name,
+            reason,
+        )
+        if options.throw and not status.ok:
+            raise failure(status, message, float(solution.ts[-1]), (problem.t0.value, problem.t1.value), method)
+        return solution
+
+
+class _Tools:
+    """What is made once for a session."""
+
+    def __init__(self, running: Session):
+        self.session = running
+        self.models, self.solvers, self.sensitivities = Models(running), Solvers(running), Sensitivities(running)
+
+    @staticmethod
+    @functools.cache
+    def of(running: Session) -> _Tools:
+        return _Tools(running)
+
+    def request(
+        self, problem: ODEProblem, model: Model, method: Method, sensealg: SenseAlg | None, options: SolveOptions
+    ) -> Request:
+        solver = self.solvers.get(method)
+        if solver.implicit:
+            model.need("jac")
+        if sensealg is not None:
+            model.need("vjp", "vjp_y")
+        return Request(
+            model,
+            solver,
+            None if sensealg is None else self.sensitivities.get(sensealg),
+            problem.t0.value,
+            problem.t1.value,
+            () if options.saves is None else options.saves.values,
+            options.unsaved,
+            options.dense,
+            *_tolerances(problem.packed, options),
+            options.max_steps,
+            _stops(method, options),
+            _keywords(problem, method, options),
+        )
+
+
+def _require(problem: ODEProblem, options: SolveOptions) -> None:
+    """Raise for what this backend does not do."""
+    y0 = problem.packed
+    if y0.is_complex() or y0.dtype not in (torch.float32, torch.float64):
+        raise DtypeError(
+            f"backend='julia' takes states of float32 and float64, and y0 is {y0.dtype}: convert it, or use"
+            f" backend='torch'."
+        )
+    if y0.device.type != "cpu":
+        raise DtypeError(
+            f"backend='julia' solves on the CPU; y0 is on {y0.device}: move it (y0.cpu()), or use backend='torch'."
+        )
+    if transforming():
+        raise UnsupportedError(
+            "backend='julia' inside a torch.func transform or forward mode does not exist yet: solve with"
+            " backend='torch' there."
+        )
+    missing = {
+        "per_sample": options.per_sample,
+        "norm": options.norm is not None,
+        "progress": options.progress,
+    }
+    for name, wanted in missing.items():
+        if wanted:
+            raise UnsupportedError(f"{name} does not exist on backend='julia' yet: solve with backend='torch'.")
+
+
+def _sensealg(problem: ODEProblem, model: Model, options: SolveOptions) -> tuple[SenseAlg | None, str]:
+    """The algorithm and why. None means that nothing is recorded."""
+    if not torch.is_grad_enabled():
+        return None, "gradients are disabled"
+    ends = (problem.packed, problem.t0.tensor, problem.t1.tensor, options.saves and options.saves.tensor)
+    if not model.params and not any(isinstance(x, Tensor) and x.requires_grad for x in ends):
+        return None, "nothing requires a gradient"
+    if options.sensealg is not None:
+        return options.sensealg, "asked for"
+    return DEFAULT, "SciMLSensitivity's recommendation: the parameters' gradient by Gauss quadrature"
+
+
+def _tolerances(y0: Tensor, options: SolveOptions) -> tuple[Tensor, Tensor]:
+    """Both tolerances, one number or one for each state, alike."""
+    both = [torch.as_tensor(x, dtype=torch.float64) for x in (options.rtol, options.atol)]
+    if all(x.numel() == 1 for x in both):
+        return both[0].reshape(1).clone(), both[1].reshape(1).clone()
+    wide = [x.expand(y0.shape).reshape(-1).contiguous() for x in both]
+    return wide[0], wide[1]
+
+
+def _stops(method: Method, options: SolveOptions) -> tuple[float, ...]:
+    stops = list(options.stops)
+    if not method.adaptive and options.dt is None and options.saves is not None:
+        stops += options.saves.values  # fixed steps from save time to save time
+    return tuple(stops)
+
+
+def _keywords(problem: ODEProblem, method: Method, options: SolveOptions) -> str:
+    """What was asked for beyond the defaults, as Julia writes keyword arguments."""
+    said = []
+    span = problem.t1.value - problem.t0.value
+    if not method.adaptive:
+        said += ["adaptive = false", f"dt = {span if options.dt is None else math.copysign(options.dt, span)!r}"]
+    elif options.dt is not None:
+        said.append(f"dt = {math.copysign(options.dt, span)!r}")
+    if options.dt_min > 0:
+        said += [f"dtmin = {options.dt_min!r}", "force_dtmin = true"]
+    if math.isfinite(options.dt_max):
+        said.append(f"dtmax = {math.copysign(options.dt_max, span)!r}")
+    if options.controller != PIDController():
+        raise UnsupportedError(
+            f"controller={options.controller} does not exist on backend='julia', where every solver brings its own:"
+            f" leave it out, or use backend='torch'."
+        )
+    return ", ".join(said)
+
+
+class _Dense:
+    """``sol(t)``: a number or 0-dim tensor gives one state, a 1-D tensor or sequence several, time first."""
+
+    def __init__(self, stretches: Stretches, problem: ODEProblem, states: list[Tensor]):
+        self._stretches, self._problem = stretches, problem
+        self._solved = states[-1] if states else problem.packed
+
+    def __call__(self, t: Any) -> State:
+        single = isinstance(t, numbers.Real) or (isinstance(t, Tensor | np.ndarray) and t.ndim == 0)
+        points = [time_point(t, "t")] if single else time_points(t, "t")
+        if not points:
+            raise InvalidTimesError("sol(t) was given no times at all.")
+        low, high = sorted((self._problem.t0.value, self._stretches.runs[-1].last_t))
+        for point in points:
+            if not low <= point.value <= high:
+                raise DenseOutputError(
+                    f"t={point.value!r} lies outside the solved span [{low}, {high}]; solve further first."
+                )
+        states = torch.stack([self._stretches.at(p.value) for p in points])
+        if torch.is_grad_enabled() and self._solved.requires_grad:
+            states = WithoutGradient.apply(states, self._solved)
+        spec = self._problem.spec
+        found = states[0] if single else states
+        return found if spec is None else spec.unflatten(found)

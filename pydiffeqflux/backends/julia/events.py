@@ -1,0 +1,32 @@
+"""The conditions of events, traced, for Julia to watch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...callbacks import Event
+from ..eager.events import condition
+from ..eager.rhs import Rhs
+from .model import Models
+from .session import Session
+
+
+class Watch:
+    """What Julia needs to find the events of one solve."""
+
+    def __init__(self, session: Session, models: Models, rhs: Rhs, events: Sequence[Event], t0: float, y0: Tensor):
+        self.points = max(event.interp_points for event in events)
+        at = torch.scalar_tensor(t0, dtype=y0.dtype)
+        found = [
+            models.get(e.condition, functools.partial(condition, rhs, e), at, y0.detach(), "an event's condition")
+            for e in events
+        ]
+        self._models = found  # alive as long as this is
+        self.handle: int = session.call("bridge_events", *(m.handle for m in found))
+        for number, (model, event) in enumerate(zip(found, events, strict=True), start=1):
+            p = model.kernels.pack(model.kernels.graphs.externals, "p")
+            session.call("bridge_event", self.handle, number, p.data_ptr(), event.direction)

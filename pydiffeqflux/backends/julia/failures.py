@@ -1,0 +1,16 @@
+"""What Julia throws, as the package's own exceptions, with Julia's message inside."""
+
+from __future__ import annotations
+
+from ...errors import JuliaError, PyDiffEqFluxError
+
+
+def translated(error: BaseException) -> BaseException:
+    """The exception to raise for one that a call of Julia raised."""
+    if isinstance(error, PyDiffEqFluxError | KeyboardInterrupt):
+        return error
+    lines = str(error).strip().splitlines()
+    if lines and "InterruptException" in lines[0]:
+        return KeyboardInterrupt()
+    # The first line says what; the rest is Julia's stack, which the cause keeps.
+    return JuliaError(f"Julia raised {lines[0] if lines else type(error).__name__}")

@@ -1,0 +1,126 @@
+"""A smooth stretch of a solve, by Julia: what lies between two doses or events."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from ...problem import ODEProblem, TimePoint
+from ...solution import Status
+from ..backend import SolveOptions
+from ..eager.adjoints.function import link_crossing
+from ..eager.integrate import Outcome
+from ..eager.rhs import Rhs
+from ..eager.stretch import Stretch
+from .calls import Request, Run, solve
+from .events import Watch
+from .function import Job, JuliaSolve, packed
+
+#: SciML's return codes that are not a success. Any other failure is reported with Julia's word for it.
+_STATUS = {
+    "MaxIters": (Status.MAX_STEPS, "max_steps={max_steps} steps were not enough"),
+    "DtLessThanMin": (Status.STEP_UNDERFLOW, "the step size fell below what the time can resolve"),
+    "DtNaN": (Status.NON_FINITE, "the step size became NaN"),
+    "Unstable": (Status.NON_FINITE, "the state became NaN or infinite"),
+    "ConvergenceFailure": (Status.NOT_CONVERGED, "an implicit equation could not be solved"),
+}
+
+
+class Stretches:
+    """Solves the stretches of one problem, one after the other, and remembers their runs."""
+
+    def __init__(self, problem: ODEProblem, rhs: Rhs, request: Request, options: SolveOptions, watch: Watch | None):
+        self.problem, self.rhs, self.request, self.options, self.watch = problem, rhs, request, options, watch
+        self.runs: list[Run] = []
+        self.nf = self.naccept = self.nreject = self.njac = 0
+        #: Whether the last stretch ended merely to take note of an event.
+        self._noted = False
+
+    def run(self, y0: Tensor, s: Stretch) -> Outcome:
+        """Solve a stretch from ``y0``, as one node of the autograd graph."""
+        saves = () if s.saves is None else s.saves.values
+        used = self.naccept + self.nreject
+        request = replace(
+            self.request,
+            t0=s.t0.value,
+            t1=s.t1.value,
+            saves=saves,
+            keep="steps" if s.keep_steps else "end",
+            max_steps=self.options.max_steps - used,
+        )
+        if request.max_steps <= 0:
+            return Outcome(
+                Status.MAX_STEPS, y0, s.t0, message=f"max_steps={self.options.max_steps} steps were not enough"
+            )
+        hit = self._first_event(request, y0) if self.watch is not None else None
+        if hit is not None:
+            when = hit.last_t
+            if when == request.t0:  # at the very start: nothing to solve
+                return self._ended_by(hit, y0, Outcome(Status.SUCCESS, y0, s.t0))
+            saves = tuple(t for t in saves if (when - t) * self.problem.direction >= 0)
+            request = replace(request, t1=when, saves=saves)
+        job = Job(request)
+        tensor = None if s.saves is None or s.saves.tensor is None else s.saves.tensor[: len(saves)]
+        end = s.t1.tensor if hit is None else None
+        ys, y1 = JuliaSolve.apply(job, y0, s.t0.tensor, end, tensor, *self.request.model.params)
+        run = job.run
+        assert run is not None
+        self._count(run)
+        self.runs.append(run)
+        out = self._outcome(run, ys, y1, s, request)
+        self._noted = False
+        return out if hit is None or not out.status.ok else self._ended_by(hit, y1, out)
+
+    def _first_event(self, request: Request, y0: Tensor) -> Run | None:
+        """The run that an event ends, if one does. Only its end is of interest: it is solved up to there once more."""
+        assert self.watch is not None
+        p = packed(request, self.request.model.params)
+        watched = replace(request, sensitivity=None, saves=(), keep="end", dense=False, watch=self.watch)
+        run = solve(watched, y0.detach().reshape(-1).contiguous(), p)
+        self.nf += run.nf
+        self.njac += run.njac
+        return run if run.event else None
+
+    def _ended_by(self, hit: Run, y1: Tensor, out: Outcome) -> Outcome:
+        index = hit.event - 1
+        out.stopped_by = link_crossing(self.rhs, self.options.events, index, hit.last_t, y1)
+        out.y1, out.t1 = out.stopped_by.y, out.stopped_by.t
+        self._noted = self.options.events[index].affect is None
+        return out
+
+    def _count(self, run: Run) -> None:
+        self.nf += run.nf
+        self.naccept += run.naccept
+        self.nreject += run.nreject
+        self.njac += run.njac
+
+    def _outcome(self, run: Run, ys: Tensor, y1: Tensor, s: Stretch, request: Request) -> Outcome:
+        status, message = self._status(run)
+        ended = s.t1 if status.ok and request.t1 == s.t1.value else TimePoint(run.last_t)
+        out = Outcome(status, y1, ended, message=message)
+        if s.saves is not None:
+            out.saved = list(ys.unbind(0))
+        elif s.keep_steps:
+            first = 1 if self._noted else 0  # the state did not jump: this is where the last stretch ended
+            out.step_states, out.step_times = list(ys.unbind(0))[first:], [*run.ts[first:]]
+            if status.ok and s.t1.tensor is not None and request.t1 == s.t1.value:
+                out.step_states[-1], out.step_times[-1] = y1, s.t1.tensor
+        return out
+
+    def _status(self, run: Run) -> tuple[Status, str]:
+        if run.retcode in ("Success", "Terminated"):
+            if run.finite:
+                return Status.SUCCESS, ""
+            return Status.NON_FINITE, "the state became NaN or infinite"
+        status, said = _STATUS.get(run.retcode, (Status.NOT_CONVERGED, "Julia's solver gave up"))
+        said = said.format(max_steps=self.options.max_steps)
+        return status, f"{said} (Julia's return code: {run.retcode})"
+
+    def at(self, t: float) -> Tensor:
+        """The dense output at ``t``, as the problem's packed state; at a dose or event the state before it."""
+        sign = self.problem.direction
+        for run in self.runs:
+            if sign * t <= sign * run.last_t or run is self.runs[-1]:
+                return run.at(t).reshape(self.problem.packed.shape)
+        raise AssertionError("no stretch was solved")
