@@ -17,36 +17,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from compiled_report import Outcome, draw, show
+from compiled_report import Outcome, Row, Work, draw, show
+from compiled_rows import ROWS as MORE
 from spiral_gradient import SPAN, Case, flat_gradient, loss
 from torch import Tensor, nn
 
 import pydiffeqflux as pdf
 
 torch.set_num_threads(1)
-
-#: A contender: does the work once and returns what its errors are taken of.
-Work = Callable[[], dict[str, Any]]
-
-
-@dataclass
-class Row:
-    """One workload."""
-
-    title: str
-    against: str
-    must: float
-    aim: float
-    contenders: dict[str, Work]
-    reference: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
-    ours: str = "pydiffeqflux"
-
 
 def numpy(x: Any) -> np.ndarray[Any, Any]:
     return x.detach().double().numpy() if isinstance(x, Tensor) else np.asarray(x, dtype=np.float64)
@@ -151,7 +134,6 @@ def lotka_volterra_row(rtol: float) -> Row:
     def rates(t: Any, y: Any, args: Any = None) -> Any:
         return dx.jnp.stack([1.5 * y[0] - y[0] * y[1], y[0] * y[1] - 3.0 * y[1]])
 
-    dx.jax.config.update("jax_enable_x64", True)
     times, start = dx.jnp.asarray(ts.numpy()), dx.jnp.asarray(y0.numpy())
     jitted = dx.jax.jit(lambda start: dx.solve(rates, start, times, None, rtol).ys)
 
@@ -234,6 +216,7 @@ ROWS: dict[str, Callable[[], Row]] = {
     "spiral20": lambda: spiral_row(20),
     "long": long_row,
     **{f"lv{d}": (lambda d=d: lotka_volterra_row(10.0**-d)) for d in (3, 6, 10)},
+    **MORE,
 }
 
 

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from spiral_report import COLOURS, ratio
+
+#: A contender: does the work once and returns what its errors are taken of.
+Work = Callable[[], dict[str, Any]]
+
+
+@dataclass
+class Row:
+    """One workload."""
+
+    title: str
+    against: str
+    must: float
+    aim: float
+    contenders: dict[str, Work]
+    reference: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    ours: str = "pydiffeqflux"
 
 
 @dataclass

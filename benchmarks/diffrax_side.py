@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 Array = Any
+# Float32 arrays stay what they are: some workloads are in double precision.
+jax.config.update("jax_enable_x64", True)
 
 
 def weights(net: Any) -> list[tuple[Array, Array]]:
