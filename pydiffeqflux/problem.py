@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import numbers
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -190,11 +190,13 @@ def _plain_times(saveat: Any, t0: float, t1: float) -> tuple[float, ...] | None:
     if not isinstance(saveat, Tensor) or saveat.dim() != 1 or not saveat.is_floating_point() or tracked(saveat):
         return None
     values = saveat.tolist()
-    chain = [t0, *values, t1] if t0 < t1 else [t1, *reversed(values), t0]
-    inside = values and chain[0] <= chain[1] and chain[-2] <= chain[-1]
-    if inside and all(a < b for a, b in itertools.pairwise(chain[1:-1])):
-        return tuple(values)
-    return None
+    if not values:
+        return None
+    if t0 < t1:
+        fine = t0 <= values[0] and values[-1] <= t1 and all(map(operator.lt, values, values[1:]))
+    else:
+        fine = t0 >= values[0] and values[-1] >= t1 and all(map(operator.gt, values, values[1:]))
+    return tuple(values) if fine else None
 
 
 def _resolution(times: Any) -> float:

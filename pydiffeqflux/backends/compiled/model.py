@@ -97,7 +97,7 @@ class Model:
         mine = [tensors[k] if isinstance(k, int) else k for k in self.places]
         dtype = self.traced.y.dtype
         params = mine[: self.params]
-        nothing = torch.empty(0, dtype=dtype)
+        nothing = _NOTHING[dtype]
         if self.params == len(mine):  # the usual case
             return Arguments(params, _flat(params, dtype), nothing, nothing)
         packed = {"p": params, "c": [], "i": []}
@@ -117,10 +117,15 @@ class Model:
         return out
 
 
+_NOTHING = {dtype: torch.empty(0, dtype=dtype) for dtype in (torch.float32, torch.float64, torch.int64)}
+
+
 def _flat(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """One vector of all their entries; without a graph where the caller records none."""
     if not tensors:
-        return torch.empty(0, dtype=dtype)
+        return _NOTHING[dtype]
+    if len(tensors) == 1 and tensors[0].dtype == dtype and tensors[0].is_contiguous():
+        return tensors[0].detach().clone()
     parts = [x if x.dtype == dtype else x.to(dtype) for x in tensors]
     return torch._C._nn.flatten_dense_tensors(parts)
 
