@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -170,6 +171,8 @@ def save_times(saveat: Any, problem: HasSpan) -> SaveTimes | None:
     t0, t1, sign = problem.t0.value, problem.t1.value, problem.direction
     if isinstance(saveat, numbers.Real) and not isinstance(saveat, bool):
         return SaveTimes(_spaced(float(saveat), t0, t1))
+    if (plain := _plain_times(saveat, t0, t1)) is not None:
+        return SaveTimes(plain)
     points = time_points(saveat, "saveat")
     if not points:
         raise InvalidTimesError("saveat is empty; leave it out (None) to save every step.")
@@ -193,6 +196,20 @@ def save_times(saveat: Any, problem: HasSpan) -> SaveTimes | None:
         return SaveTimes(tuple(values))
     own = [torch.tensor(p.value, dtype=torch.float64) if p.tensor is None else p.tensor.double() for p in points]
     return SaveTimes(tuple(values), torch.stack(own))
+
+
+def _plain_times(saveat: Any, t0: float, t1: float) -> tuple[float, ...] | None:
+    """The usual case at once: a vector without a gradient, monotonic and within the span. None for any other."""
+    if not isinstance(saveat, Tensor) or saveat.dim() != 1 or not saveat.is_floating_point() or tracked(saveat):
+        return None
+    values = saveat.tolist()
+    if not values:
+        return None
+    if t0 < t1:
+        fine = t0 <= values[0] and values[-1] <= t1 and all(map(operator.lt, values, values[1:]))
+    else:
+        fine = t0 >= values[0] and values[-1] >= t1 and all(map(operator.gt, values, values[1:]))
+    return tuple(values) if fine else None
 
 
 def _resolution(times: Any) -> float:

@@ -57,6 +57,7 @@ class Stats:
     method: str = ""
     sensealg: str = ""  #: the sensitivity algorithm used, "none" where no gradient was wanted
     reason: str = ""  #: why that one
+    fallback: str = ""  #: with ``backend="torch"``: why the solve ran eagerly and was not compiled
 
 
 @dataclass

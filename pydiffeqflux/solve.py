@@ -77,7 +77,9 @@ def solve(
         rtol, atol: relative and absolute tolerance per entry of the state (tensors may broadcast).
         sensealg: how to differentiate, an object or its name; None picks (see ``stats.sensealg`` and
             ``stats.reason``).
-        backend: ``"torch"`` (native), ``"julia"``, or ``"auto"``.
+        backend: ``"torch"`` (native: compiled for the CPU where that pays, eager elsewhere; ``stats.backend`` says
+            which, ``stats.fallback`` why), ``"eager"`` or ``"compiled"`` for one of the two, ``"julia"``, or
+            ``"auto"``.
         max_steps: accepted and rejected steps together.
         event: an :class:`Event`, or a plain ``condition(t, y)`` (then terminal), or several.
         callbacks: :class:`PresetTimeCallback` objects: changes of the state at given times.
@@ -247,9 +249,12 @@ def _bound(name: str, value: float) -> float:
     return float(value)
 
 
+_INTEGRAL = PIDController()
+
+
 def _controller(controller: Any) -> PIDController:
     if controller is None:
-        return PIDController()
+        return _INTEGRAL
     if not isinstance(controller, PIDController):
         raise InvalidArgumentError(
             f"controller={controller!r} is not a PIDController; give one, or PIController() or IController()."

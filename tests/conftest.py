@@ -1,5 +1,6 @@
 """Shared by all tests."""
 
+import math
 import os
 
 import matplotlib
@@ -10,6 +11,17 @@ import torch
 torch.set_num_threads(1)
 # No test opens a window.
 matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``backend="torch"`` stays eager, however often a test evaluates a function.
+
+    With PDF_TEST_COMPILED=1 in the environment it is compiled at once, where the engine covers it. What the compiled
+    engine does is asked for by name in its own tests.
+    """
+    at_once = os.environ.get("PDF_TEST_COMPILED") == "1"
+    monkeypatch.setattr("pydiffeqflux.backends.native.WARM_UP", 0 if at_once else math.inf)
 
 
 @pytest.fixture(autouse=True)

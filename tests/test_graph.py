@@ -1,7 +1,8 @@
-"""Tracing: a module's graphs, as programs, say what the module says. Run as plain Python, one number at a time."""
+"""Tracing: a module's graphs, as programs, say what the module says. Run as the compiled engine runs them."""
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from problems.modules import MODULES
 from torch import Tensor, nn
 
-from pydiffeqflux.backends.compiled.emit import source
+from pydiffeqflux.backends.compiled import toolchain
+from pydiffeqflux.backends.compiled.emit import LanguagePrinter, emit
 from pydiffeqflux.errors import UntraceableError
 from pydiffeqflux.graph import Kernels, kernels
 from pydiffeqflux.graph.cache import TraceCache
@@ -23,14 +25,18 @@ T = torch.tensor(0.37, dtype=torch.float64)
 def run(traced: Kernels, name: str, t: Tensor, y: Tensor, v: Tensor | None = None) -> dict[str, np.ndarray]:
     """One program's results, by the name of the buffer that they are written to."""
     program = traced.program(name)
-    space: dict[str, object] = {}
-    exec(source([program]), space)
-    given = {"t": float(t), "y": y.reshape(-1).numpy(), "w": np.full(program.workspace, np.nan)}
+    single = y.dtype == torch.float32
+    text, work = emit(program)
+    code = toolchain.kernels([text], single)
+    time = ctypes.c_float if single else ctypes.c_double
+    given = {"t": float(t), "y": y.reshape(-1).numpy(), "w": np.full(work, np.nan)}
     given |= {b: traced.pack(traced.graphs.externals, b).numpy() for b in "pci"}
     if v is not None:
         given["v"] = v.reshape(-1).numpy()
     results = {n: np.full(b.size, np.nan) for n, b in program.outputs.items()}
-    space[name](*[results[a] if a in results else given[a] for a in arguments(program)])
+    names = [a for a in arguments(program) if a != "t"]
+    call = ctypes.CFUNCTYPE(None, time, *[ctypes.c_void_p] * len(names))(code.address(name))
+    call(float(t), *[(results[a] if a in results else given[a]).ctypes.data for a in names])
     return results
 
 
@@ -84,38 +90,60 @@ def test_every_parameter_is_found_once() -> None:
 def test_numbers_that_nobody_needs_are_not_computed() -> None:
     net = nn.Sequential(nn.Linear(2, 50), nn.Tanh(), nn.Linear(50, 2))
     traced = kernels(lambda t, y: net(y), torch.tensor(0.0), torch.ones(2))
-    text = source([traced.program("vjp_y")])
-    assert text.count("math.tanh") == 1  # and the second layer's output, which no gradient looks at, not at all
+    text = emit(traced.program("vjp_y"))[0]
+    assert text.count("tanh(") == 1  # and the second layer's output, which no gradient looks at, not at all
     assert traced.program("vjp_y").workspace < 4 * 50
 
 
 def test_float32_stays_float32() -> None:
     traced = kernels(lambda t, y: y * 0.1 + torch.sin(t), torch.tensor(0.5), torch.ones(2))
     assert traced.program("f").dtype == "float32"
-    assert "F(0.1)" in source([traced.program("f")])
+    assert "real(0.1)" in emit(traced.program("f"))[0]
 
 
-@pytest.mark.parametrize("word", [w for w in WORDS if w not in ("int", "float", "bool")])
-def test_words_mean_in_python_what_the_table_says(word: str) -> None:
-    count, meaning = WORDS[word]
+WORDS_TESTED = [w for w in WORDS if w not in ("int", "float", "bool")]
+
+
+def word_points(word: str) -> list[tuple[float, ...]]:
     points = [(0.3, 0.7, -0.2), (0.9, 0.2, 1.4)]
     if word == "acosh":
         points = [(1.3,), (2.5,)]
     if word in ("floordiv", "mod"):
         points = [(7, 3), (-7, 3)]
-    from pydiffeqflux.graph.program import Program
+    return [point[: WORDS[word][0]] for point in points]
 
-    space: dict[str, object] = {}
-    exec(source([Program("f", "float64", {}, {})]), space)
-    from pydiffeqflux.backends.compiled.emit import NumbaPrinter
 
-    printer = NumbaPrinter(Program("f", "float64", {}, {}))
-    for point in points:
-        given = point[:count]
+@pytest.fixture(scope="module")
+def spoken() -> dict[str, list[float]]:
+    """Every word at its points, all compiled as one kernel."""
+    lines, values = [], []
+    for word in WORDS_TESTED:
+        for point in word_points(word):
+            args = [f"y[{len(values) + k}]" for k in range(len(point))]
+            if word in ("floordiv", "mod"):
+                args = [f"int({a})" for a in args]
+            if word in ("and", "or", "not"):
+                args = [f"bool({a})" for a in args]
+            if word == "where":
+                args[0] = f"({args[0]} > real(0.5))"
+            lines.append(f"    out[{len(lines)}] = real({LanguagePrinter.words[word].format(*args)})")
+            values += point
+    code = toolchain.kernels(["def f(y: Reals, out: Reals) -> None:\n" + "\n".join(lines) + "\n"], False)
+    y, out = np.array(values, dtype=float), np.zeros(len(lines))
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(code.address("f"))(y.ctypes.data, out.ctypes.data)
+    return {word: list(out[2 * k : 2 * k + 2]) for k, word in enumerate(WORDS_TESTED)}
+
+
+@pytest.mark.parametrize("word", WORDS_TESTED)
+def test_words_mean_in_the_compiled_language_what_the_table_says(word: str, spoken: dict[str, list[float]]) -> None:
+    _, meaning = WORDS[word]
+    for got, point in zip(spoken[word], word_points(word), strict=True):
+        given: tuple[object, ...] = point
         if word == "where":
             given = (point[0] > 0.5, *point[1:])
-        text = printer.words[word].format(*(repr(x) for x in given))
-        assert math.isclose(float(eval(text, space)), float(meaning(*given)), rel_tol=1e-15, abs_tol=1e-15)
+        elif word in ("and", "or", "not"):
+            given = tuple(map(bool, point))
+        assert math.isclose(got, float(meaning(*given)), rel_tol=1e-15, abs_tol=1e-15)
 
 
 def test_index_arithmetic_is_folded() -> None:

@@ -392,7 +392,7 @@ print(round(float(rate.grad), 6))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("imports", ["import torch", "import numpy", "import numba"])
+@pytest.mark.parametrize("imports", ["import torch", "import numpy", "import llvmlite"])
 def test_in_a_fresh_process(imports: str) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT.format(imports=imports)], capture_output=True, text=True)
     assert done.stdout.strip() == "-0.606531", done.stderr

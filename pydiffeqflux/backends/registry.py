@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 
-from ..errors import UnknownNameError
+from ..errors import BackendUnavailableError, UnknownNameError
 from .backend import Backend
 
-NAMES = ("auto", "torch", "julia")
+NAMES = ("auto", "torch", "eager", "compiled", "julia")
 
 
 def get(name: str) -> Backend:
@@ -15,13 +15,26 @@ def get(name: str) -> Backend:
 
     Raises:
         UnknownNameError: none of that name.
+        BackendUnavailableError: it cannot run here; the message says how to get it.
     """
     if name == "auto":
         name = "julia" if _julia_preferred() else "torch"
     if name == "torch":
+        from .native import NativeBackend
+
+        return NativeBackend()
+    if name == "eager":
         from .eager.engine import EagerBackend
 
         return EagerBackend()
+    if name == "compiled":
+        from . import native
+
+        if not native.available():
+            raise BackendUnavailableError("backend='compiled' needs llvmlite: pip install llvmlite.")
+        from .compiled.engine import CompiledBackend
+
+        return CompiledBackend()
     if name == "julia":
         from .julia.engine import JuliaBackend
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..backends.native import compile_at_once
 from ..errors import InvalidArgumentError, InvalidTimesError, UnknownNameError
 from ..layers.calling import Autonomous
 from ..layers.neural_ode import NeuralODE
@@ -149,6 +150,7 @@ class FittedODE(nn.Module):
     @property
     def node(self) -> NeuralODE:
         """The trajectory as a layer, from the scaled state at the first time to those at the series' times."""
+        compile_at_once(self.net)  # a run that is taken up again ends as one that was not interrupted
         return NeuralODE(self.net, (0.0, self._saves[-1]), saveat=self._saves, **self.solver)
 
     def solve(self, times: Tensor | Sequence[float] | None = None, **options: Any) -> Solution:

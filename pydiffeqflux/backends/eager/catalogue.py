@@ -14,7 +14,7 @@ from .rk.tableau import ExplicitRK
 from .stepper import Stepper
 
 #: The module in ``rk`` that holds each explicit method's tableau.
-_EXPLICIT = {
+EXPLICIT = {
     methods.Tsit5: "tsit5",
     methods.Dopri5: "dopri5",
     methods.Dopri8: "dopri8",
@@ -47,7 +47,7 @@ def stepper_for(method: Method, tol: Tolerances, *, batched: bool = False, secon
         from .sde.catalogue import scheme_for
 
         return scheme_for(method)
-    module = _EXPLICIT.get(type(method))
+    module = EXPLICIT.get(type(method))
     if module is not None:
         return explicit(module)
     if isinstance(method, methods.AutoSwitch):

@@ -1,0 +1,229 @@
+"""``backend="compiled"``: the whole solve and its gradient in machine code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...errors import ShapeError, UnsupportedError
+from ...methods import Method
+from ...problem import ODEProblem, TimePoint
+from ...sensealg import DiscreteAdjoint, SenseAlg
+from ...solution import Solution, Stats, Status
+from ..backend import Problem, SolveOptions
+from ..eager.choose import choose_sensealg
+from ..eager.failure import failure
+from .again import solve_again
+from .coverage import uncovered
+from .dense import DenseOutput
+from .forward import Checkpoints, Forward
+from .model import Arguments, Model, model_of
+from .observed import Observation, node, nodes, observe
+
+
+class CompiledBackend:
+    """``backend="compiled"``."""
+
+    name = "compiled"
+
+    def solve(self, problem: Problem, method: Method, options: SolveOptions) -> Solution:
+        """Solve.
+
+        Raises:
+            UnsupportedError: the solve, or the model, is not covered; the message says why.
+        """
+        began = time.perf_counter()
+        if not isinstance(problem, ODEProblem):
+            raise UnsupportedError(
+                f"backend='compiled' cannot solve this: a {type(problem).__name__} is not compiled; backend='torch' can."
+            )
+        why = uncovered(problem, method, options)
+        if why is None:
+            model, found = model_for(problem, method, options)
+            if isinstance(model, Model):
+                return run(problem, method, options, model, found, began)
+            why = model
+        raise UnsupportedError(f"backend='compiled' cannot solve this: {why}; backend='torch' can.")
+
+
+def model_for(problem: ODEProblem, method: Method, options: SolveOptions) -> tuple[Model | str, list[Tensor]]:
+    """The model that a solve needs (of one row, where rows are solved one by one), or why there is none."""
+    if not options.per_sample:
+        model, tensors = model_of(problem)
+        if method.implicit and torch.is_grad_enabled() and isinstance(model, Model):
+            from .second import second_of
+
+            second = second_of(problem, model)
+            if isinstance(second, str):
+                return second, []
+        return model, tensors
+    from . import rows
+
+    try:
+        model, tensors = model_of(rows.row_of(problem))
+    except (ShapeError, RuntimeError) as why:
+        return f"the function does not take a single row ({why})", []
+    if isinstance(model, Model) and not rows.agrees(problem, model, model.arguments(tensors)):
+        return "the function of a single row is not that of the batch's rows", []
+    return model, tensors
+
+
+def run(
+    problem: ODEProblem, method: Method, options: SolveOptions, model: Model, tensors: Sequence[Tensor], began: float
+) -> Solution:
+    """Solve what is covered; ``tensors`` are those that the function reaches (see ``reach``)."""
+    sensealg, reason = choose_sensealg(problem, method, options)
+    if options.per_sample:
+        return _run_rows(problem, method, options, model, tensors, began)
+    with torch.no_grad():
+        forward, graph = _forward(problem, method, options, model, model.arguments(tensors), sensealg)
+    solution = _assemble(forward, sensealg, graph)
+    solution.stats = Stats(
+        nf=forward.nf, naccept=forward.accepted, nreject=forward.rejected, njac=forward.njac,
+        backend=CompiledBackend.name,
+        method=str(method), sensealg="none" if sensealg is None else sensealg.name, reason=reason,
+        time=time.perf_counter() - began,
+    )  # fmt: skip
+    if options.throw and not solution.status.ok:
+        span = problem.t0.value, problem.t1.value
+        raise failure(solution.status, forward.message, float(solution.ts[-1]), span, method)
+    return solution
+
+
+def _run_rows(
+    problem: ODEProblem, method: Method, options: SolveOptions, model: Model, tensors: Sequence[Tensor], began: float
+) -> Solution:
+    from . import rows
+
+    sensealg, reason = choose_sensealg(problem, method, options)
+    with torch.no_grad():
+        given = model.arguments(tensors)
+    solution, message = rows.solve(
+        problem, method, options, model, given, _has_graph(problem, options, given, sensealg), sensealg
+    )
+    stats = solution.stats
+    stats.backend, stats.method, stats.reason = CompiledBackend.name, str(method), reason
+    stats.sensealg = "none" if sensealg is None else sensealg.name
+    stats.time = time.perf_counter() - began
+    if options.throw and not solution.status.ok:
+        raise failure(solution.status, message, None, (problem.t0.value, problem.t1.value), method)
+    return solution
+
+
+def _has_graph(problem: ODEProblem, options: SolveOptions, given: Arguments, sensealg: SenseAlg | None) -> bool:
+    """Whether anything that the solution depends on wants a gradient."""
+    return sensealg is not None and any(
+        x is not None and x.requires_grad
+        for x in (problem.packed, problem.t0.tensor, problem.t1.tensor, _times(options), *given.params)
+    )
+
+
+def _forward(
+    problem: ODEProblem,
+    method: Method,
+    options: SolveOptions,
+    model: Model,
+    given: Arguments,
+    sensealg: SenseAlg | None,
+) -> tuple[Forward, bool]:
+    """The solve, run; and whether its result has a graph."""
+    y0 = problem.packed
+    graph = _has_graph(problem, options, given, sensealg)
+    steps = options.saves is None and options.unsaved == "steps"
+    plan = model.plans.get(problem, method, options)
+    forward = Forward(problem, method, options, plan, model, given, graph or options.dense or steps)
+    forward.dense = graph and not isinstance(sensealg, DiscreteAdjoint)
+    if graph and not options.dense and not steps:
+        forward.checkpoints = _checkpoints(sensealg)
+    forward.run(y0.detach().contiguous())
+    return forward, graph
+
+
+def _times(options: SolveOptions) -> Tensor | None:
+    return None if options.saves is None else options.saves.tensor
+
+
+def _checkpoints(sensealg: SenseAlg | None) -> Checkpoints | None:
+    if not isinstance(sensealg, DiscreteAdjoint) or sensealg.checkpoints is None:
+        return None
+    return Checkpoints(sensealg.checkpoints if isinstance(sensealg.checkpoints, int) else None)
+
+
+def _assemble(forward: Forward, sensealg: SenseAlg | None, graph: bool) -> Solution:
+    """The solution of a solve that has run: which states at which times, and how they depend on the inputs."""
+    problem, options = forward.problem, forward.options
+    seen = _observation(forward, sensealg)
+    if not forward.table.adaptive and forward.status.ok and not bool(torch.isfinite(seen.rows[-1]).all()):
+        forward.status, forward.message = Status.NON_FINITE, "the state became NaN or infinite"
+        keep = max(int(torch.isfinite(seen.rows).all(1).to(torch.int8).argmin()), 1)
+        seen.rows = seen.rows[:keep]
+    rows = seen.rows
+    if graph and isinstance(sensealg, DiscreteAdjoint):
+        rows = observe(seen, problem.packed, _times(options))
+    elif graph and sensealg is not None:
+        from . import continuous
+
+        rows = continuous.observe(forward, sensealg, rows)
+    ys = rows.view(len(rows), *problem.packed.shape)
+    spec = problem.spec
+    differentiable = graph and isinstance(sensealg, DiscreteAdjoint)
+    dense = DenseOutput(forward, differentiable, sensealg) if options.dense and forward.accepted else None
+    states = ys if spec is None else spec.unflatten(ys)
+    return Solution(_saved_times(forward, len(rows), graph), states, Stats(), forward.status, [], dense)
+
+
+def _observation(forward: Forward, sensealg: SenseAlg | None) -> Observation:
+    """The states to return."""
+    options, n = forward.options, forward.problem.packed.numel()
+    ended = not forward.status.ok
+    if options.saves is not None:
+        rows, where, thetas = forward.states[: forward.saved], forward.where, forward.thetas
+        last = options.saves.values[forward.saved - 1] if forward.saved else None
+        if ended and last != forward.t:  # a solve that ended early returns the state that it ended with
+            rows = torch.cat([rows, forward.final[None]])
+            where = where[: forward.saved]
+            where.append(-1 - forward.accepted)
+            thetas = thetas[: forward.saved]
+            thetas.append(0.0)
+    elif options.unsaved == "steps":
+        rows = forward.buffers.y[: (forward.accepted + 1) * n].clone().view(-1, n)
+        where, thetas = nodes(forward.accepted + 1)
+    else:
+        rows = forward.final.clone()[None]
+        where, thetas = node(forward.accepted)
+    moved = options.saves is not None
+    return Observation(forward, rows, where, thetas, moved, lambda: _again(forward, sensealg))
+
+
+def _again(forward: Forward, sensealg: SenseAlg | None) -> Tensor:
+    """The returned states, solved for in eager torch."""
+    ys = solve_again(forward, sensealg).ys
+    assert isinstance(ys, Tensor)
+    return ys.flatten(1)
+
+
+def _saved_times(forward: Forward, count: int, graph: bool) -> Tensor:
+    """The times of the returned states: the user's own where there are any."""
+    problem, saves = forward.problem, forward.options.saves
+    if saves is not None:
+        known = min(count, forward.saved)
+        ts = forward.plan.saves[:known].clone() if saves.tensor is None else saves.tensor[:known].double()
+        return ts if known == count else torch.cat([ts, torch.tensor([forward.t], dtype=torch.float64)])
+    if forward.options.unsaved == "end":
+        return _tied(torch.tensor([forward.t], dtype=torch.float64), problem.t1 if forward.status.ok else None, graph)
+    ts = forward.buffers.t[:count].clone()
+    if not graph or (problem.t0.tensor is None and problem.t1.tensor is None):
+        return ts
+    # Steps keep their sizes: their ends move with t0, but for the last one's.
+    inner = _tied(ts[:-1], problem.t0, graph)
+    return torch.cat([inner, _tied(ts[-1:], problem.t1 if forward.status.ok else problem.t0, graph)])
+
+
+def _tied(ts: Tensor, to: TimePoint | None, graph: bool) -> Tensor:
+    """``ts``, moving with ``to``."""
+    if to is None or to.tensor is None or not graph:
+        return ts
+    return ts + (to.tensor.double() - to.value)
