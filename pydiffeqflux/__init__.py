@@ -99,7 +99,7 @@ from .training.collocation import collocate_data
 from .training.matching import collocation_pretrain
 from .training.multiple_shooting import group_ranges, multiple_shoot
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ABM4",

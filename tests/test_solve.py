@@ -226,9 +226,8 @@ def test_methods_by_name_and_by_object(method: Any) -> None:
 def test_backends() -> None:
     assert pdf.solve(problem(), backend="auto").stats.backend == "torch"
     assert pdf.solve(problem(), backend="torch").stats.backend == "torch"
-    with pytest.raises(BackendUnavailableError, match=r"pip install.*backend='torch'") as caught:
-        pdf.solve(problem(), backend="julia")
-    assert isinstance(caught.value, ImportError)
+    assert pdf.solve(problem(), backend="eager").stats.backend == "torch"
+    assert issubclass(BackendUnavailableError, ImportError)  # what it says: test_julia_setup.py
 
 
 def test_the_log_names_backend_and_method(caplog: pytest.LogCaptureFixture) -> None:

@@ -38,7 +38,8 @@ class CompiledBackend:
         began = time.perf_counter()
         if not isinstance(problem, ODEProblem):
             raise UnsupportedError(
-                f"backend='compiled' cannot solve this: a {type(problem).__name__} is not compiled; backend='torch' can."
+                f"backend='compiled' cannot solve this: a {type(problem).__name__} is not compiled; backend='torch'"
+                f" can."
             )
         why = uncovered(problem, method, options)
         if why is None:
