@@ -59,19 +59,20 @@ end
 """
     bridge_events(kernels...)
 
-A watch over the conditions of events, in this order. Their parameters and directions are set by [`bridge_event`](@ref).
+A watch over the conditions of events, in this order. What else there is to them is set by [`bridge_event`](@ref).
 """
-bridge_events(conditions::Int...) = hold(watching([HELD[k] for k in conditions]))
+bridge_events(conditions::Int...) = hold(Watch([HELD[k] for k in conditions]))
 
-watching(ks::Vector{Kernels{T}}) where {T} =
-    Watch(ks, [zeros(T, k.np) for k in ks], zeros(Int, length(ks)), [k.m for k in ks], 0)
-
-function bridge_event(watch::Int, number::Int, p::Integer, direction::Int)
+function bridge_event(watch::Int, number::Int, p::Integer, direction::Int, halts::Bool)
     w = HELD[watch]
     copyto!(w.parameters[number], array(eltype(w.parameters[number]), p, length(w.parameters[number])))
     w.directions[number] = direction
+    w.halts[number] = halts
     return nothing
 end
+
+"The events that were seen and did not end the solve: number, time, number, time, ..."
+bridge_seen(watch::Int) = Tuple(Iterators.flatten(HELD[watch].seen))
 
 """
     bridge_solve(kernels, alg, sensealg, y0, p, t0, t1, saves, nsaves, keep, dense, rtol, atol, ntol, maxiters, stops,
@@ -92,6 +93,7 @@ function bridge_solve(
     hit = () -> 0
     if watch != 0
         HELD[watch].hit = 0
+        empty!(HELD[watch].seen)
         extra = merge(extra, (; callback = callback(HELD[watch], points)))
         hit = () -> HELD[watch].hit
     end

@@ -140,7 +140,9 @@ end
     P.add!(condition, :f, "function f(t, y, p, c, i, w, out)\n    out[0] = y[0] - p[0]\n    return nothing\nend\n", 0)
     k, alg = kernels(Float64), P.algorithm("Tsit5")
     for (direction, hit) in ((0, 1), (-1, 1), (1, 0))
-        watch = P.Watch([condition], [[0.2]], [direction], [1], 0)
+        watch = P.Watch([condition])
+        watch.parameters[1] .= 0.2
+        watch.directions[1] = direction
         run = P.forward(
             k, alg, [0.3, 0.0], [1.0, 0.0], 0.0, 1.0, Float64[];
             keep = "end", dense = false, reltol = 1.0e-10, abstol = 1.0e-10, maxiters = 1000, tstops = Float64[],
@@ -149,6 +151,16 @@ end
         @test watch.hit == hit
         @test P.outcome(run)[2] ≈ (hit == 1 ? log(1.5) : 1.0)
     end
+    watch = P.Watch([condition])
+    watch.parameters[1] .= 0.2
+    watch.halts[1] = false
+    run = P.forward(
+        k, alg, [0.3, 0.0], [1.0, 0.0], 0.0, 1.0, Float64[];
+        keep = "end", dense = false, reltol = 1.0e-10, abstol = 1.0e-10, maxiters = 1000, tstops = Float64[],
+        callback = P.callback(watch, 4)
+    )
+    @test P.outcome(run)[2] == 1.0
+    @test only(watch.seen)[2] ≈ log(1.5)
 end
 
 @testset "a layer of DiffEqFlux" begin

@@ -139,8 +139,8 @@ def chain(
             if event.terminal:
                 _close(got, out, options)
                 return got, Status.EVENT, ""
-            if event.affect is not None:  # without one, an engine may stop merely to take note
-                y = affected(rhs, event.affect, rhs.time(_stamp(t)), y)
+            assert event.affect is not None
+            y = affected(rhs, event.affect, rhs.time(_stamp(t)), y)
             if t.value == problem.t1.value:
                 break
             continue

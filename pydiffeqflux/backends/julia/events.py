@@ -29,4 +29,11 @@ class Watch:
         self.handle: int = session.call("bridge_events", *(m.handle for m in found))
         for number, (model, event) in enumerate(zip(found, events, strict=True), start=1):
             p = model.kernels.pack(model.kernels.graphs.externals, "p")
-            session.call("bridge_event", self.handle, number, p.data_ptr(), event.direction)
+            halts = event.terminal or event.affect is not None
+            session.call("bridge_event", self.handle, number, p.data_ptr(), event.direction, halts)
+        self._session = session
+
+    def seen(self) -> list[tuple[int, float]]:
+        """The events of the last solve that did not end it, as (index, time)."""
+        flat = self._session.call("bridge_seen", self.handle)
+        return [(int(number) - 1, float(when)) for number, when in zip(flat[::2], flat[1::2], strict=True)]

@@ -10,6 +10,7 @@ from ...problem import ODEProblem, TimePoint
 from ...solution import Status
 from ..backend import SolveOptions
 from ..eager.adjoints.function import link_crossing
+from ..eager.events import Crossing
 from ..eager.integrate import Outcome
 from ..eager.rhs import Rhs
 from ..eager.stretch import Stretch
@@ -34,8 +35,6 @@ class Stretches:
         self.problem, self.rhs, self.request, self.options, self.watch = problem, rhs, request, options, watch
         self.runs: list[Run] = []
         self.nf = self.naccept = self.nreject = self.njac = 0
-        #: Whether the last stretch ended merely to take note of an event.
-        self._noted = False
 
     def run(self, y0: Tensor, s: Stretch) -> Outcome:
         """Solve a stretch from ``y0``, as one node of the autograd graph."""
@@ -53,7 +52,7 @@ class Stretches:
             return Outcome(
                 Status.MAX_STEPS, y0, s.t0, message=f"max_steps={self.options.max_steps} steps were not enough"
             )
-        hit = self._first_event(request, y0) if self.watch is not None else None
+        hit, seen = (None, []) if self.watch is None else self._first_event(request, y0)
         if hit is not None:
             when = hit.last_t
             if when == request.t0:  # at the very start: nothing to solve
@@ -69,24 +68,35 @@ class Stretches:
         self._count(run)
         self.runs.append(run)
         out = self._outcome(run, ys, y1, s, request)
-        self._noted = False
+        if seen and out.status.ok:
+            out.crossings = self._crossings(seen, request, y0, s)
         return out if hit is None or not out.status.ok else self._ended_by(hit, y1, out)
 
-    def _first_event(self, request: Request, y0: Tensor) -> Run | None:
-        """The run that an event ends, if one does. Only its end is of interest: it is solved up to there once more."""
+    def _first_event(self, request: Request, y0: Tensor) -> tuple[Run | None, list[tuple[int, float]]]:
+        """The run that an event ends, if one does, and the events on the way, as (index, time).
+
+        Only that is of interest: what is to be differentiated is solved once more, up to known times.
+        """
         assert self.watch is not None
         p = packed(request, self.request.model.params)
         watched = replace(request, sensitivity=None, saves=(), keep="end", dense=False, watch=self.watch)
         run = solve(watched, y0.detach().reshape(-1).contiguous(), p)
         self.nf += run.nf
         self.njac += run.njac
-        return run if run.event else None
+        return (run if run.event else None), self.watch.seen()
+
+    def _crossings(self, seen: list[tuple[int, float]], request: Request, y0: Tensor, s: Stretch) -> list[Crossing]:
+        """The events that are only recorded, with their gradients."""
+        times = tuple(dict.fromkeys(when for _, when in seen))
+        job = Job(replace(request, t1=times[-1], saves=times, dense=False))
+        ys, _ = JuliaSolve.apply(job, y0, s.t0.tensor, None, None, *self.request.model.params)
+        states = dict(zip(times, ys.unbind(0), strict=True))
+        return [link_crossing(self.rhs, self.options.events, index, when, states[when]) for index, when in seen]
 
     def _ended_by(self, hit: Run, y1: Tensor, out: Outcome) -> Outcome:
         index = hit.event - 1
         out.stopped_by = link_crossing(self.rhs, self.options.events, index, hit.last_t, y1)
         out.y1, out.t1 = out.stopped_by.y, out.stopped_by.t
-        self._noted = self.options.events[index].affect is None
         return out
 
     def _count(self, run: Run) -> None:
@@ -102,8 +112,7 @@ class Stretches:
         if s.saves is not None:
             out.saved = list(ys.unbind(0))[: len(request.saves)]
         elif s.keep_steps:
-            first = 1 if self._noted else 0  # the state did not jump: this is where the last stretch ended
-            out.step_states, out.step_times = list(ys.unbind(0))[first:], [*run.ts[first:]]
+            out.step_states, out.step_times = list(ys.unbind(0)), [*run.ts]
             if status.ok and s.t1.tensor is not None and request.t1 == s.t1.value:
                 out.step_states[-1], out.step_times[-1] = y1, s.t1.tensor
         return out
