@@ -17,7 +17,6 @@ from torch import Tensor, nn
 import pydiffeqflux as pdf
 from pydiffeqflux import errors
 from pydiffeqflux.errors import (
-    BackendUnavailableError,
     ConvergenceError,
     DenseOutputError,
     DtypeError,
@@ -246,9 +245,6 @@ OPTIONS = {
     ),
     "plot's labels": Bad(
         lambda: solve().plot(labels=["a"]), InvalidArgumentError, ValueError, ("labels=['a']", "2 comp")
-    ),
-    "julia": Bad(
-        lambda: solve(backend="julia"), BackendUnavailableError, ImportError, ("backend='julia'", "backend='torch'")
     ),
 }
 

@@ -85,7 +85,14 @@ def test_sensitivity_algorithms(sensealg: str) -> None:
     assert agree(to_julia, to_native, 1e-6)
 
 
-@pytest.mark.parametrize("method", ["rodas5p", "kencarp4", "FBDF", "Rodas4", "vern9", "AutoTsit5(Rosenbrock23)"])
+def slow(name: str) -> Any:
+    """Julia compiles a solver at its first use: half a minute for a stiff one."""
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "method", ["rodas5p", "FBDF", slow("kencarp4"), slow("Rodas4"), slow("vern9"), slow("AutoTsit5(Rosenbrock23)")]
+)
 def test_solvers(method: str) -> None:
     func, y0 = MODULES["lotka_volterra"]()
     params = params_of(func, y0)
