@@ -4,6 +4,7 @@ using LinearAlgebra
 using Random
 using SciMLBase
 using Test
+using Zygote
 
 const P = PyDiffEqFlux
 
@@ -172,8 +173,7 @@ end
     value, pullback = P.ChainRulesCore.rrule(P.value, layer, [0.3, 0.7], [0.5, -0.2])
     @test value ≈ f([0.3, 0.7], [0.5, -0.2], 0.0)
     @test pullback([1.0, 2.0])[4] ≈ ForwardDiff.jacobian(p -> f([0.3, 0.7], p, 0.0), [0.5, -0.2])' * [1.0, 2.0]
-    Zygote = Base.loaded_modules[Base.identify_package(P.DiffEqFlux, "Zygote")]
-    found = only(Base.invokelatest(Zygote.gradient, loss, ps))
+    found = only(Zygote.gradient(loss, ps))
     expected = ForwardDiff.gradient([0.5, -0.2]) do p
         problem = SciMLBase.ODEProblem((u, p, t) -> f(u, p, 0.0), [0.3, 0.7], (0.0, 1.0), p)
         sum(SciMLBase.solve(problem, P.algorithm("Vern9"); reltol = 1.0e-12, abstol = 1.0e-12).u[end])
