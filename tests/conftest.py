@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 
 import matplotlib
 import pytest
@@ -9,6 +10,8 @@ import torch
 
 # Small tensors: a second thread only adds overhead, and results stay the same on every machine.
 torch.set_num_threads(1)
+# A shell lets what it starts in the background ignore Ctrl-C; the tests of Ctrl-C want Python's own handler.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test opens a window.
 matplotlib.use("Agg")
 

@@ -76,15 +76,16 @@ bridge_seen(watch::Int) = Tuple(Iterators.flatten(HELD[watch].seen))
 
 """
     bridge_solve(kernels, alg, sensealg, y0, p, t0, t1, saves, nsaves, keep, dense, rtol, atol, ntol, maxiters, stops,
-        nstops, watch, points, options)
+        nstops, watch, points, options, us, last)
 
-Solve; returns the run's number and its outcome. `sensealg` is zero where no gradient is wanted, `watch` where there are
+Solve; writes the states that were reached to `us` (which has room for all saves; zero where there are none) and the last
+one to `last`; returns the run's number and its outcome. `sensealg` is zero where no gradient is wanted, `watch` where there are
 no events. `rtol` and `atol` are addresses of `ntol` numbers: one, or one for each state.
 """
 function bridge_solve(
         kernels::Int, alg::Int, sensealg::Int, y0::Integer, p::Integer, t0::Float64, t1::Float64, saves::Integer,
         nsaves::Int, keep::AbstractString, dense::Bool, rtol::Integer, atol::Integer, ntol::Int, maxiters::Int,
-        stops::Integer, nstops::Int, watch::Int, points::Int, options::AbstractString
+        stops::Integer, nstops::Int, watch::Int, points::Int, options::AbstractString, us::Integer, last::Integer
     )
     k = HELD[kernels]
     solver = HELD[alg]
@@ -101,7 +102,14 @@ function bridge_solve(
         k, solver, y0, p, t0, t1, copy(array(Float64, saves, nsaves)), String(keep), everything,
         tolerance(rtol, ntol), tolerance(atol, ntol), maxiters, copy(array(Float64, stops, nstops)), extra
     )
+    written!(HELD[found[1]], us, last)
     return (found..., hit())
+end
+
+function written!(run::Run{T}, us::Integer, last::Integer) where {T}
+    us == 0 || copyto!(array(T, us, size(run.us)...), run.us)
+    copyto!(array(T, last, size(run.us, 1)), laststate(run))
+    return nothing
 end
 
 function started(
@@ -127,13 +135,6 @@ function bridge_states(run::Int, ts::Integer, us::Integer)
     r = HELD[run]
     copyto!(array(Float64, ts, length(r.ts)), r.ts)
     copyto!(array(eltype(r.us), us, size(r.us)...), r.us)
-    return nothing
-end
-
-"Write the state at the time that was reached."
-function bridge_last(run::Int, out::Integer)
-    r = HELD[run]
-    copyto!(array(eltype(r.us), out, size(r.us, 1)), laststate(r))
     return nothing
 end
 

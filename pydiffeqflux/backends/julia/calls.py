@@ -82,6 +82,9 @@ def solve(request: Request, y0: Tensor, p: Tensor) -> Run:
     """Solve from ``y0 (n,)`` with parameters ``p (np,)``, both contiguous."""
     session = request.model.session
     saves, stops = (torch.tensor(x, dtype=torch.float64) for x in (request.saves, request.stops))
+    last = torch.empty_like(y0)
+    # The states at known times are written at once: crossing to Julia's thread and back costs as much as a small solve.
+    room = torch.empty(len(saves), y0.numel(), dtype=y0.dtype)
     handle, count, *how = session.call(
         "bridge_solve",
         request.model.handle,
@@ -104,13 +107,17 @@ def solve(request: Request, y0: Tensor, p: Tensor) -> Run:
         0 if request.watch is None else request.watch.handle,
         0 if request.watch is None else request.watch.points,
         request.options,
+        room.data_ptr() if len(saves) else 0,
+        last.data_ptr(),
     )
     run = Run(session, handle, *how)
+    run.last_y = last
+    if len(saves):
+        run.ts, run.ys = list(request.saves[:count]), room[:count]
+        return run
     ts = torch.empty(count, dtype=torch.float64)
     run.ys = torch.empty(count, y0.numel(), dtype=y0.dtype)
-    run.last_y = torch.empty_like(y0)
     session.call("bridge_states", handle, ts.data_ptr(), run.ys.data_ptr())
-    session.call("bridge_last", handle, run.last_y.data_ptr())
     run.ts = ts.tolist()
     return run
 
