@@ -7,7 +7,8 @@ evaluated. Throws an `ArgumentError` that begins with `unknown solver` for a nam
 """
 function algorithm(text::AbstractString)
     found = named(Meta.parse(text))
-    found isa Type && (found = found())
+    # The part that defines it may have been loaded a moment ago, after this function was called.
+    found isa Type && (found = Base.invokelatest(found))
     found isa SciMLBase.AbstractDEAlgorithm && return found
     throw(ArgumentError("unknown solver: $text is not a solver but a $(typeof(found))"))
 end
@@ -24,10 +25,10 @@ function named(x::Expr)
             push!(keywords, a.args[1] => named(a.args[2]))
         else
             inner = named(a)
-            push!(positional, inner isa Type ? inner() : inner)
+            push!(positional, inner isa Type ? Base.invokelatest(inner) : inner)
         end
     end
-    return lookup(x.args[1])(positional...; keywords...)
+    return Base.invokelatest(lookup(x.args[1]), positional...; keywords...)
 end
 
 # The parts of OrdinaryDiffEq that define solvers, the common ones first. A part is loaded when its turn comes in the

@@ -105,6 +105,7 @@ end
     @test P.needsjacobian(P.algorithm("Rodas5P()"))
     @test !P.needsjacobian(P.algorithm("Vern9"))
     @test P.needsjacobian(P.algorithm("AutoTsit5(Rosenbrock23())"))
+    @test P.algorithm("DP5") isa SciMLBase.AbstractDEAlgorithm  # in a part that is loaded only now
     @test_throws "unknown solver: NoSuch" P.algorithm("NoSuch")
     @test_throws "unknown solver" P.algorithm("run(`true`)")
     @test issubset(["Tsit5", "Rodas5P", "KenCarp4", "FBDF", "Vern9", "DP8"], P.algorithms())
