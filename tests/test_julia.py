@@ -113,7 +113,8 @@ def test_every_module_with_every_solver_and_sensealg(name: str) -> None:
     params = params_of(func, y0)
     native, to_native = solve_and_pull(func, y0, params, "torch", "vern7", rtol=1e-12, atol=1e-12)
     for method in ("tsit5", "vern7", "dopri5", "rodas5p", "kencarp4", "FBDF"):
-        tol = 1e-11 if method in ("tsit5", "vern7", "dopri5", "rodas5p") else 1e-10
+        # Gauss quadrature on a BDF's dense output is what limits that gradient: 1e-6 takes 1e-12.
+        tol = {"kencarp4": 1e-10, "FBDF": 1e-12}.get(method, 1e-11)
         for sensealg in ("GaussAdjoint", "InterpolatingAdjoint", "BacksolveAdjoint"):
             julia, to_julia = solve_and_pull(func, y0, params, "julia", method, sensealg=sensealg, rtol=tol, atol=tol)
             assert agree([julia.ys], [native.ys], 1e-8), (method, sensealg)
