@@ -82,6 +82,9 @@ class Comparison:
             colour = colours.get(r.backend.split(",")[0], "#666666")
             axes.loglog(max(r.gradient, 1e-17), r.milliseconds, "o", color=colour)
             axes.annotate(f" {r.backend}, {r.sensealg}", (max(r.gradient, 1e-17), r.milliseconds), fontsize=7)
+        for low, high, widen in ((*axes.get_xlim(), axes.set_xlim), (*axes.get_ylim(), axes.set_ylim)):
+            middle = (low * high) ** 0.5  # a decade at least, so that its ticks can be read
+            widen(min(low, middle / 3.2), max(high, middle * 3.2))
         axes.set_xlabel("relative error of the gradient")
         axes.set_ylabel("time of solve and gradient (ms)")
         axes.set_title(f"{self.method}: each backend and sensitivity algorithm", fontsize=10)

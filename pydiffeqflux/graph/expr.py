@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .program import Buffer
+from .buffer import Buffer
 
 #: What an expression evaluates to: a number of the program's dtype, an integer, or a truth value.
 Kind = str  # "float" | "int" | "bool"

@@ -9,24 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from .buffer import Buffer as Buffer
 from .expr import Expr, Index, Load, parts
-
-
-@dataclass(eq=False)
-class Buffer:
-    """Flat memory of ``size`` numbers.
-
-    Attributes:
-        role: ``"input"`` (an argument of the function), ``"output"`` (likewise, written), or ``"work"`` (a piece of
-            the workspace).
-        name: of the argument that it is, or is a piece of.
-        offset: where in that argument it begins.
-    """
-
-    role: str
-    name: str
-    size: int
-    offset: int = 0
 
 
 @dataclass
