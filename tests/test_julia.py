@@ -356,6 +356,19 @@ def test_numbers_that_change_between_solves() -> None:
     assert float(second) == pytest.approx(0.13533528, abs=1e-7)
 
 
+def test_a_gradient_uses_the_constants_of_its_own_solve() -> None:
+    weight, rate = torch.tensor([1.0], dtype=D), torch.tensor(0.5, dtype=D, requires_grad=True)
+    problem = pdf.ODEProblem(lambda t, y: -rate * weight * y, torch.ones(1, dtype=D), (0.0, 1.0))
+    first = pdf.solve(problem, saveat=[1.0], backend="julia", **TIGHT).ys.sum()
+    with torch.no_grad():
+        weight.fill_(3.0)
+    second = pdf.solve(problem, saveat=[1.0], backend="julia", **TIGHT).ys.sum()
+    (of_second,) = torch.autograd.grad(second, rate)
+    (of_first,) = torch.autograd.grad(first, rate)
+    assert float(of_first) == pytest.approx(-0.60653066, abs=1e-7)
+    assert float(of_second) == pytest.approx(-3 * 0.22313016, abs=1e-7)
+
+
 # -- processes and threads ------------------------------------------------------------------------
 
 

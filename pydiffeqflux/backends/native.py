@@ -21,13 +21,13 @@ from ..solution import Solution
 from .backend import Problem, SolveOptions
 from .eager.engine import EagerBackend
 
-#: How often a function is evaluated eagerly before it is compiled. Tracing and compiling cost about as much as a
-#: thousand evaluations with their gradient (0.3 to 1 s against 0.2 to 0.5 ms: benchmarks/compiled.py, "first steps").
+#: How often a function is evaluated eagerly before it is compiled: tracing and compiling cost about as much as a
+#: thousand evaluations with their gradient (measured once, by hand: 0.3 to 1 s against 0.2 to 0.5 ms).
 WARM_UP = 1000
 #: A function that had to be traced this often changes too much between solves to be worth compiling.
 TRACES = 8
 #: Multiplications and additions in one evaluation's matrix products from which on eager torch's BLAS is as fast
-#: (benchmarks/compiled.py, "eager takes over").
+#: (measured once, by hand, on square layers; no benchmark of the repository shows it yet).
 LARGE_PRODUCTS = 5_000_000
 #: Entries of the state from which on eager torch is as fast, and has two cores for it.
 LARGE_STATE = 1 << 18

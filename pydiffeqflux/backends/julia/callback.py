@@ -55,6 +55,12 @@ class CalledBack:
                 address = ctypes.cast(pointer, ctypes.c_void_p).value
                 self.session.call("bridge_pointer", self.handle, name, address)
 
+    def constants(self) -> None:
+        """None: the function reads its tensors itself."""
+
+    def load(self, constants: None) -> None:
+        """Nothing to tell Julia."""
+
     def evaluate(self, t: float, y: Tensor, p: Tensor) -> Tensor:
         """``f(t, y)`` of a flat state."""
         with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Request:
         rtol, atol: one number, or one for each state (float64).
         options: further keyword arguments of SciML's ``solve``, as Julia writes them.
         watch: the events that may end it.
+        constants: of the model, as they were when the solve was asked for.
     """
 
     model: Model | CalledBack
@@ -42,6 +44,7 @@ class Request:
     stops: tuple[float, ...] = ()
     options: str = ""
     watch: Watch | None = None
+    constants: Any = None
 
 
 @dataclass
@@ -129,6 +132,7 @@ def gradient(request: Request, run: Run, seeds: Tensor) -> tuple[Tensor, Tensor]
     to_y0 = torch.zeros_like(run.last_y)
     to_p = torch.zeros(request.model.np, dtype=to_y0.dtype)
     if len(seeds):
+        request.model.load(request.constants)
         request.model.session.call(
             "bridge_gradient",
             run.handle,

@@ -126,6 +126,7 @@ class _Tools:
             options.max_steps,
             _stops(method, options),
             _keywords(problem, method, options),
+            constants=model.constants(),
         )
 
 

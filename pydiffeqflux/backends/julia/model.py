@@ -25,6 +25,9 @@ log = logging.getLogger("pydiffeqflux")
 #: Compiling for longer than this many seconds is worth a word.
 PATIENCE = 1.0
 
+#: Numbers and integers, flat; None where there are none.
+Constants = tuple[Tensor, Tensor] | None
+
 
 class Model:
     """The functions of one right-hand side, compiled in Julia when first wanted."""
@@ -59,11 +62,18 @@ class Model:
         if took > PATIENCE:
             log.info("Julia compiled %s of a new right-hand side in %.1f s", ", ".join(names), took)
 
-    def set_constants(self) -> None:
-        """Tell Julia the values of the tensors that are not differentiated."""
+    def constants(self) -> Constants:
+        """The values, as they are now, of the tensors that are not differentiated."""
         sizes = self.kernels.sizes
-        if sizes["c"] or sizes["i"]:
-            c, i = (self.kernels.pack(self.kernels.graphs.externals, name) for name in "ci")
+        if not (sizes["c"] or sizes["i"]):
+            return None
+        c, i = (self.kernels.pack(self.kernels.graphs.externals, name) for name in "ci")
+        return c, i
+
+    def load(self, constants: Constants) -> None:
+        """Tell Julia these values; a gradient needs those of its own solve, whatever was solved since."""
+        if constants is not None:
+            c, i = constants
             self.session.call("bridge_constants", self.handle, c.data_ptr(), i.data_ptr())
 
     def evaluate(self, t: float, y: Tensor, p: Tensor) -> Tensor:
@@ -96,7 +106,7 @@ class Models:
             traced = self._traces.get(func, evaluate, t0, y0)
             model = self._model(traced.kernels)
             model.need("f")
-            model.set_constants()
+            model.load(model.constants())
             p = traced.kernels.pack(traced.kernels.graphs.externals, "p")
             value = model.evaluate(float(t0), y0.reshape(-1), p)
             if traced.agrees(value.reshape(traced.start.shape)):
