@@ -472,8 +472,8 @@ def test_singular_matrix_asks_for_another_step(name: str, gamma: float) -> None:
     y = torch.ones(1)
     rhs = Rhs(lambda t, y: 2.0 * y, None, y)  # W = 1 - 2 gamma dt = 0
     method = stepper(name, Tolerances(1e-6, 1e-8))
-    assert method.step(rhs, 0.0, dt, y, method.start(rhs, 0.0, y)).converged is False
-    assert method.step(rhs, 0.0, 0.1, y, method.start(rhs, 0.0, y)).converged is True
+    assert not method.step(rhs, 0.0, dt, y, method.start(rhs, 0.0, y)).converged
+    assert method.step(rhs, 0.0, 0.1, y, method.start(rhs, 0.0, y)).converged
 
 
 @pytest.mark.parametrize("name", [*ESDIRK, "qndf"])

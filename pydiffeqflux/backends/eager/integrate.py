@@ -235,12 +235,19 @@ class Integration:
     def _judge(self, step: Step, dt: float) -> bool:
         """Accept or reject the step, and set the next step size."""
         order = self.stepper.error_order if step.error_order is None else step.error_order
-        if not step.converged:
+        if step.converged is False:
             self._reject(dt, 0.25, "not converged")
             return False
         if step.error is None:
             return True
-        ratio = to_float(self.settings.tol.ratio(step.error, self.y, step.y1))
+        size = self.settings.tol.ratio(step.error, self.y, step.y1)
+        flag = step.converged
+        if isinstance(flag, Tensor):  # one transfer from a GPU for both
+            size = torch.where(flag, size.detach(), math.inf)
+        ratio = to_float(size)
+        if ratio == math.inf and isinstance(flag, Tensor) and to_float(flag.logical_not().float()) != 0.0:
+            self._reject(dt, 0.25, "not converged")
+            return False
         self.ratio = ratio
         if ratio <= 1.0 or (abs(dt) <= self.settings.dt_min and math.isfinite(ratio)):
             factor = step.factor if step.factor is not None else self.control.accepted(ratio, order)

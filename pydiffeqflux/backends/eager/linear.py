@@ -269,8 +269,19 @@ class Factored:
     lu: Tensor
     pivots: Tensor
     batched: bool
-    #: False where W is singular: the step has to be tried with another h. One flag a row where each has its h.
-    regular: Flags
+    #: What LAPACK says of each matrix: 0 where it is regular.
+    info: Tensor
+    each: bool
+
+    @property
+    def regular(self) -> Flags:
+        """False where W is singular: the step has to be tried with another h. One flag a row where each has its h."""
+        return (self.info == 0).cpu().numpy() if self.each else np.array([to_float(self.info.any()) == 0.0])
+
+    @property
+    def converged(self) -> Tensor:
+        """The same as :attr:`Step.converged` has it, left on its device: reading it would wait for a GPU."""
+        return self.info == 0 if self.each else ~self.info.any()
 
     def solve(self, b: Tensor) -> Tensor:
         """``W^-1 b`` for a state-shaped b; its graph runs through W and b."""
@@ -290,8 +301,7 @@ def factorise(dfdy: Tensor, h: Scalar, *, batched: bool) -> Factored:
     else:
         matrix = torch.add(eye, dfdy, alpha=-h)
     lu, pivots, info = torch.linalg.lu_factor_ex(matrix if _natively(matrix) else matrix.detach())
-    regular = (info == 0).cpu().numpy() if per_row(h) else np.array([to_float(info.any()) == 0.0])
-    return Factored(matrix, lu, pivots, batched, regular)
+    return Factored(matrix, lu, pivots, batched, info, per_row(h))
 
 
 def matrix_norm(dfdy: Tensor) -> float:

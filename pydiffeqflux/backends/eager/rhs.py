@@ -38,6 +38,7 @@ class Rhs:
         self.linearise: Callable[[Scalar, Tensor, bool, bool], Any] | None = None
         self._checked = False
         self._inside: tuple[float, float] | None = None
+        self._made: tuple[Tensor | None, float] = None, 0.0
 
     def fence(self, low: float = -math.inf, high: float = math.inf) -> None:
         """Evaluate strictly between these two times from now on; without arguments, anywhere.
@@ -62,7 +63,14 @@ class Rhs:
             return t + (t.clamp(*self._inside) - t).detach()
         if self._inside is not None:
             t = min(max(t, self._inside[0]), self._inside[1])
-        return torch.scalar_tensor(t, dtype=self.time_dtype, device=self.device)
+        made = torch.scalar_tensor(t, dtype=self.time_dtype, device=self.device)
+        self._made = made, t
+        return made
+
+    def number(self, t: Tensor) -> float:
+        """The value of a time that this right-hand side was given: reading it off a GPU would wait for the device."""
+        made, value = self._made
+        return value if made is t else float(t)
 
     def __call__(self, t: Scalar, y: Tensor) -> Tensor:
         self.nf += 1

@@ -50,8 +50,9 @@ class Step:
     interpolant: Callable[[], Interpolant]
     #: What the next step starts from if this one is accepted.
     carry: Any
-    #: False where an implicit equation was not solved: the loop tries again with a smaller step.
-    converged: bool = True
+    #: False where an implicit equation was not solved: the loop tries again with a smaller step. A tensor where that
+    #: is only known on the state's device, or for each row.
+    converged: bool | Tensor = True
     #: Exponent of the controller is 1 / (error_order + 1); None: the stepper's own.
     error_order: float | None = None
     #: A multistep method's own choice of dt_next / dt after acceptance; None: the controller chooses.

@@ -10,6 +10,7 @@ from torch import Tensor
 from ....problem import TimePoint
 from ..dense import Piecewise
 from ..integrate import Counts, Integration
+from ..rhs import Rhs
 from .job import Job
 
 Piece = tuple[float, float, Tensor | None, int | None]
@@ -26,6 +27,8 @@ class ForwardPath:
         self.job = job
         self.pieces = pieces
         self.recompute = pieces is None
+        #: Knows the numbers behind the times that it hands out: the right-hand side of the backward solve.
+        self.clock: Rhs | None = None
         self._checkpoints = [(job.t0, y0)]
         self._checkpoints += [(t, y) for t, y in zip(job.ts, ys, strict=True) if t != job.t0]
 
@@ -35,7 +38,8 @@ class ForwardPath:
         if isinstance(t, Tensor) and t.requires_grad:  # an implicit method wants the derivative in time
             return self.pieces.at_tensor(t.clamp(first, last))
         # A float32 time may round a little past the end of the span.
-        return self.pieces(min(max(float(t), first), last))
+        number = self.clock.number(t) if isinstance(t, Tensor) and self.clock is not None else float(t)
+        return self.pieces(min(max(number, first), last))
 
     def split(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         """The backward stretches, cut at the checkpoints where the solution has to be computed again."""

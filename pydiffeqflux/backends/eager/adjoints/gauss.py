@@ -39,6 +39,7 @@ class Gauss(Adjoint):
         lam = seeds.at_end
         mu = [torch.zeros_like(p) for p in job.params]
         reverse = Reverse(job, adjoint, lam, batched=job.batched)
+        path.clock = reverse.rhs
         reverse.rhs.linearise = transposed(job, path)
         for t, s, jump, _ in path.split(stretches(job, seeds)):
             if t != s:
@@ -80,9 +81,8 @@ class Quadrature(Gauss):
             if not todo:
                 break
             a, b = todo.pop()
-            value, error = _kronrod(integrand, a, b, total)
+            value, error, size = _kronrod(integrand, a, b, total)
             share = abs(b - a) / whole
-            size = max((float(v.abs().max()) for v in value if v.numel()), default=0.0)
             if error <= max(sense.abstol * share, sense.reltol * size) or abs(b - a) < 1e-12 * whole:
                 total = [x - v for x, v in zip(total, value, strict=True)]
             else:
@@ -120,8 +120,8 @@ _GAUSS = (
 )
 
 
-def _kronrod(integrand: Integrand, a: float, b: float, like: list[Tensor]) -> tuple[list[Tensor], float]:
-    """The integral from a to b, and the largest difference between the two rules."""
+def _kronrod(integrand: Integrand, a: float, b: float, like: list[Tensor]) -> tuple[list[Tensor], float, float]:
+    """The integral from a to b, the largest difference between the two rules, and the integral's largest entry."""
     centre, half = 0.5 * (a + b), 0.5 * (b - a)
     fine = [torch.zeros_like(x) for x in like]
     coarse = [torch.zeros_like(x) for x in like]
@@ -133,5 +133,9 @@ def _kronrod(integrand: Integrand, a: float, b: float, like: list[Tensor]) -> tu
             if i % 2 == 0:
                 for c, v in zip(coarse, values, strict=True):
                     c.add_(v, alpha=_GAUSS[i // 2] * half)
-    error = max((float((f - c).abs().max()) for f, c in zip(fine, coarse, strict=True) if f.numel()), default=0.0)
-    return fine, error
+    pairs = [(f, f - c) for f, c in zip(fine, coarse, strict=True) if f.numel()]
+    if not pairs:
+        return fine, 0.0, 0.0
+    largest = [torch.stack([v.abs().max() for v in column]).max() for column in zip(*pairs, strict=True)]
+    size, error = torch.stack(largest).tolist()  # in one transfer: each would wait for a GPU by itself
+    return fine, error, size

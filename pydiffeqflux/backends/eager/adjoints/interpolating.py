@@ -32,6 +32,7 @@ class Interpolating(Adjoint):
         mu = [torch.zeros_like(p) for p in job.params]
         width = y0.numel() * (2 if y0.is_complex() and mu else 1)
         reverse = Reverse(job, augmented, (lam, *mu), norm=largest_of(width))
+        path.clock = reverse.rhs
         for t, s, jump, _ in path.split(stretches(job, seeds)):
             lam, *mu = reverse.run((lam, *mu), t, s)
             if jump is not None:

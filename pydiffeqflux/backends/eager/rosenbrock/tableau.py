@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..dense import Coefficients, Interpolant
-from ..linear import Linearised, Memo, as_converged, factorise
+from ..linear import Linearised, Memo, factorise
 from ..rhs import Rhs
 from ..stepper import Scalar, Step, Terms, advance, combine, nonzero
 
@@ -114,7 +114,7 @@ class Rosenbrock:
             error=error,
             interpolant=lambda: Interpolant(y, [stages[i] for i in self._used], self._dense, None),
             carry=Carry(f if tab.fsal else None, Memo()),
-            converged=as_converged(w.regular, y),
+            converged=w.converged,
         )
 
     def _stage_rhs(self, i: int, dt: Scalar, f: Tensor, here: Linearised, stages: list[Tensor]) -> Tensor:
