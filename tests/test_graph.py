@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import types
 
 import numpy as np
 import pytest
@@ -221,15 +222,80 @@ def test_a_trace_is_kept_while_parameters_train() -> None:
     assert second.agrees(torch.from_numpy(run(second.kernels, "f", T, y)["out"]))
 
 
+def test_nothing_is_evaluated_while_nothing_has_changed() -> None:
+    cache, func, y = TraceCache(), Decay(), torch.ones(2, dtype=torch.float64)
+    calls = []
+
+    def counted(t: Tensor, y: Tensor) -> Tensor:
+        calls.append(1)
+        return func(t, y)
+
+    first = cache.get(func, counted, T, y)
+    assert first.start is not None
+    calls.clear()
+    with torch.no_grad():
+        func.rate += 1.0
+    again = cache.get(func, counted, T, y)
+    assert not calls
+    assert again.start is None
+    assert again.kernels is first.kernels
+
+
 def test_a_changed_number_is_noticed() -> None:
     cache, func, y = TraceCache(), Decay(), torch.ones(2, dtype=torch.float64)
     cache.get(func, func, T, y)
     func.scale = 2.0
     stale = cache.get(func, func, T, y)
+    assert stale.start is not None
     assert not stale.agrees(torch.from_numpy(run(stale.kernels, "f", T, y)["out"]))
     cache.forget(func)
     fresh = cache.get(func, func, T, y)
     assert fresh.agrees(torch.from_numpy(run(fresh.kernels, "f", T, y)["out"]))
+
+
+@pytest.mark.parametrize("kind", ["attribute", "object", "slot", "list", "method", "module's global", "closure"])
+def test_whatever_a_function_reaches_for_is_noticed_when_it_changes(kind: str) -> None:
+    """Each change gives an equal or a different value; the walk has to see it either way."""
+    source = types.ModuleType("somebody_elses")
+    exec("scale = 1.0\ndef scaled(y): return scale * y", vars(source))
+
+    class Slotted:
+        __slots__ = ("value",)
+
+    class Func:
+        def __init__(self) -> None:
+            self.k, self.other = torch.ones(()), types.SimpleNamespace(k=1.0)
+            self.slotted, self.several = Slotted(), [1.0]
+            self.slotted.value = 1.0
+
+        def rate(self) -> float:
+            return 1.0
+
+        def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+            return -self.k * self.other.k * self.slotted.value * self.several[0] * self.rate() * free * scaled(y)
+
+    free = torch.ones(())
+    scaled = source.scaled
+    func, cache, y = Func(), TraceCache(), torch.ones(2, dtype=torch.float64)
+    before = cache.get(func, func, T, y)
+    if kind == "attribute":
+        func.k = torch.ones(())  # equal, but another tensor
+    elif kind == "object":
+        func.other.k = 2.0
+    elif kind == "slot":
+        func.slotted.value = 2.0
+    elif kind == "list":
+        func.several[0] = 2.0
+    elif kind == "method":
+        Func.rate = lambda self: 2.0  # type: ignore[method-assign]
+    elif kind == "module's global":
+        source.scale = 2.0
+    else:
+        free = torch.ones(())
+    after = cache.get(func, func, T, y)
+    assert after.start is not None
+    if kind not in ("attribute", "closure"):
+        assert torch.equal(after.start, 2 * before.start)
 
 
 def test_a_replaced_parameter_is_noticed() -> None:

@@ -19,6 +19,7 @@ from ...errors import PyDiffEqFluxError, UntraceableError
 from ...graph import Kernels
 from ...graph import kernels as trace_kernels
 from ...graph.program import Product
+from ...graph.reach import Reach, Reached, reach
 from ...graph.value import contiguous_strides
 from ...problem import ODEProblem
 from ..backend import SolveOptions
@@ -27,7 +28,6 @@ from . import toolchain
 from .emit import emit
 from .lang.machine import Loaded
 from .plan import Plans
-from .reach import Reach, Reached, reach
 
 log = logging.getLogger("pydiffeqflux")
 

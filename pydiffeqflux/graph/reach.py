@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
+import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +27,8 @@ _MACHINERY = frozenset(vars(nn.Module())) - {"training"}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device)
 _DEPTH = 12
+#: Packages that are taken to stay as they are.
+_LIBRARIES = frozenset(("torch", "numpy", "scipy", "pydiffeqflux")) | sys.stdlib_module_names - {"__main__"}
 
 
 @dataclass
@@ -36,10 +40,10 @@ class Reach:
     facts: list[Any] = field(default_factory=list)
     #: Objects that were compared by identity, which must not be freed while the facts are kept.
     held: list[Any] = field(default_factory=list)
-    #: Every container that was walked, with what it held.
-    inside: list[tuple[Any, Any]] = field(default_factory=list)
+    #: Every container that was walked, with what it held: keys (of a list its length), and values.
+    inside: list[tuple[Any, Any, tuple[Any, ...]]] = field(default_factory=list)
     cells: list[tuple[Any, Any]] = field(default_factory=list)
-    names: list[tuple[dict[str, Any], str, Any]] = field(default_factory=list)
+    names: list[tuple[Mapping[str, Any], str, Any]] = field(default_factory=list)
     #: False where something can change that ``inside``, ``cells`` and ``names`` do not show.
     repeatable: bool = True
 
@@ -51,16 +55,26 @@ class Reach:
         return self
 
     def unchanged(self) -> bool:
-        """Whether walking again would find the same: a tenth of the walk's time."""
+        """Whether walking again would find the same objects in the same places: a tenth of the walk's time.
+
+        Objects are compared by identity: an equal tensor is another one, and 1 and 1.0 trace to different graphs.
+        """
+        if not self.repeatable:
+            return False
+        same = operator.is_
+        for now, keys, values in self.inside:
+            if type(now) is list:
+                if len(now) != keys or not all(map(same, now, values)):
+                    return False
+            elif len(now) != len(values) or not (all(map(same, now.values(), values)) and tuple(now) == keys):
+                return False
         try:
             return (
-                self.repeatable
-                and all(now == then for now, then in self.inside)
-                and all(cell.cell_contents is then for cell, then in self.cells)
+                all(cell.cell_contents is then for cell, then in self.cells)
                 and all(space.get(name) is then for space, name, then in self.names)
                 and [(x.requires_grad, x.dtype, x.shape) for x in self.tensors] == self._signs
             )
-        except (RuntimeError, ValueError):  # tensors (or arrays) that are not the same ones do not compare
+        except ValueError:  # a cell has been emptied
             return False
 
 
@@ -116,7 +130,8 @@ class _Walk:
         elif isinstance(x, tuple | list):
             self.facts.append((type(x), len(x)))
             if isinstance(x, list):
-                self.found.inside.append((x, list(x)))
+                self.found.inside.append((x, len(x), tuple(x)))
+                self.found.repeatable &= type(x) is list
             for item in x:
                 self.look(item, depth + 1)
         elif isinstance(x, dict):
@@ -136,8 +151,14 @@ class _Walk:
         self.facts.append(id(x))
         self.found.held.append(x)
 
+    def _inside(self, x: dict[Any, Any]) -> None:
+        if x:
+            self.found.inside.append((x, tuple(x), tuple(x.values())))
+        else:
+            self.found.inside.append((x, (), ()))
+
     def _pairs(self, x: dict[Any, Any], depth: int) -> None:
-        self.found.inside.append((x, dict(x)))
+        self._inside(x)
         for key, value in x.items():
             if isinstance(key, _PLAIN):
                 self.facts.append(key)
@@ -149,9 +170,9 @@ class _Walk:
         kind = type(x)
         self._class(kind, depth)
         inside = x.__dict__
-        self.found.inside.append((inside, dict(inside)))
+        self._inside(inside)
         for group in ("_parameters", "_buffers", "_modules"):
-            self.found.inside.append((inside[group], dict(inside[group])))
+            self._inside(inside[group])
             for name, value in inside[group].items():
                 self.facts.append(name)
                 self.look(value, depth + 1)
@@ -164,17 +185,29 @@ class _Walk:
 
     def _object(self, x: Any, depth: int) -> None:
         self._class(type(x), depth)
-        inside = getattr(x, "__dict__", None)
-        if inside is None:
+        inside, slots = getattr(x, "__dict__", None), _slots(type(x))
+        if inside is None and not slots:
             self._identity(x)
-        else:
+            return
+        if inside is not None:
             self._pairs(inside, depth)
+        for name in slots:
+            self.facts.append(name)
+            self.look(getattr(x, name, None), depth + 1)
+            self.found.repeatable = False
 
     def _class(self, kind: type, depth: int) -> None:
         self._identity(kind)
-        if not kind.__module__.startswith("torch."):
-            for function in _functions(kind):
-                self._names(function, depth)
+        if _library(kind.__module__):
+            return
+        for base in inspect.getmro(kind):
+            if _library(base.__module__) or base.__module__ == "builtins":
+                continue
+            for name, function in vars(base).items():
+                if isinstance(function, types.FunctionType):
+                    self.found.names.append((vars(base), name, function))
+                    self._identity(function.__code__)
+                    self._names(function, depth)
 
     def _function(self, x: types.FunctionType, depth: int) -> None:
         self._identity(x.__code__)
@@ -191,16 +224,36 @@ class _Walk:
         self._names(x, depth)
 
     def _names(self, function: types.FunctionType, depth: int) -> None:
-        """The globals that a function mentions; libraries are taken to stay as they are."""
-        if function.__module__ and function.__module__.partition(".")[0] in ("torch", "numpy", "pydiffeqflux"):
-            return
-        space = function.__globals__
-        for name in _mentioned(function.__code__):
-            if name in space:
-                value = space[name]
-                self.found.names.append((space, name, value))
-                if not isinstance(value, types.ModuleType | type):
-                    self.look(value, depth + 1)
+        """The globals that a function mentions, also those of other modules; libraries are taken to stay the same."""
+        if not _library(function.__module__):
+            mentioned = _mentioned(function.__code__)
+            self._space(function.__globals__, mentioned, depth)
+
+    def _space(self, space: dict[str, Any], mentioned: tuple[str, ...], depth: int) -> None:
+        for name in mentioned:
+            if name not in space:
+                continue
+            value = space[name]
+            self.found.names.append((space, name, value))
+            if isinstance(value, types.ModuleType):
+                if not _library(value.__name__) and id(value) not in self.seen:
+                    self.seen[id(value)] = len(self.seen)
+                    self._space(vars(value), mentioned, depth + 1)
+            elif not isinstance(value, type):
+                self.look(value, depth + 1)
+
+
+def _library(module: str | None) -> bool:
+    return bool(module) and str(module).partition(".")[0] in _LIBRARIES
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    """The names of a class's slots; an object of the standard library's or torch's is taken as it is."""
+    if _library(kind.__module__) or kind.__module__ == "builtins":
+        return ()
+    named = [vars(base).get("__slots__", ()) for base in inspect.getmro(kind)]
+    each = [x for names in named for x in ((names,) if isinstance(names, str) else names)]
+    return tuple(x for x in each if x not in ("__dict__", "__weakref__"))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -210,10 +263,3 @@ def _mentioned(code: types.CodeType) -> tuple[str, ...]:
         if isinstance(constant, types.CodeType):
             names |= dict.fromkeys(_mentioned(constant))
     return tuple(names)
-
-
-@functools.lru_cache(maxsize=1024)
-def _functions(kind: type) -> tuple[types.FunctionType, ...]:
-    """The functions of a class and of its bases, but for torch's."""
-    bases = [base for base in inspect.getmro(kind) if not base.__module__.startswith(("torch", "builtins"))]
-    return tuple(f for base in bases for f in vars(base).values() if isinstance(f, types.FunctionType))
