@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import methods
@@ -236,15 +235,6 @@ class History:
             )
         return state
 
-    def jumps(self, t0: Tensor) -> bool:
-        """Whether the initial state differs from the history's last one, by more than rounding."""
-        if self.state is self._like:
-            return False
-        with torch.no_grad():
-            before = self.at(t0)
-            close = torch.isclose(before, self._like, rtol=8 * torch.finfo(before.dtype).eps, atol=0.0)
-        return not bool(close.all())
-
 
 def check_method(method: Method) -> None:
     """Whether a method can step a delay differential equation.
@@ -259,10 +249,12 @@ def check_method(method: Method) -> None:
         why = "watches for stiffness in f(t, y) alone"
     elif isinstance(method, methods.QNDF | methods.ABM4):
         why = "builds on several steps behind it, and a delay breaks the solution too often for that"
+    elif isinstance(method, methods.Kvaerno5):
+        why = "has dense output of order 3 only, and delayed states are read off it"
     elif method.implicit and not method.adaptive:
         why = "solves for its stages together, some of which would have to read states not known yet"
     if why:
         raise DelayMethodError(
             f"method={method} {why}; a DDEProblem takes Tsit5, Dopri5, Dopri8, Vern7, Vern9, Bosh3, RK4 and the other"
-            f" explicit Runge-Kutta methods, and, where it is stiff, Rosenbrock23, Rodas5P, KenCarp4 or Kvaerno5."
+            f" explicit Runge-Kutta methods, and, where it is stiff, Rosenbrock23, Rodas5P or KenCarp4."
         )

@@ -12,6 +12,7 @@ from ....dde_problem import DDEProblem, Lag
 from ....errors import InvalidLagError, ShapeError
 from ....problem import TimePoint
 from ....tracking import reading, recording
+from ..control import to_float
 from ..dense import Piecewise
 from ..rhs import Rhs, Scalar
 from .breaks import Break, Breaks
@@ -61,13 +62,20 @@ class DelayRhs(Rhs):
     def models(self) -> tuple[Any, ...]:
         return (self.func, self.history.func, *(lag.func for lag in self.lags))
 
-    def begin(self, t: TimePoint) -> None:
+    def begin(self, t: TimePoint, y0: Tensor) -> None:
         """A stretch begins: the state jumps there, but at the start of the first one perhaps not."""
-        order = 0
-        if not self._begun:
-            self._begun = True
-            order = 0 if self.history.jumps(self.time(t.value)) else 1
+        order = 0 if self._begun or self._jumps(t.value, y0) else 1
+        self._begun = True
         self.breaks.root(Break(t.value, order, t.tensor if self.differentiable else None))
+
+    @torch.no_grad()
+    def _jumps(self, t: float, y0: Tensor) -> bool:
+        """Whether the history ends elsewhere than the state begins, by more than rounding."""
+        before = self.history.state if self.history.state is not None else self.history.at(self.time(t))
+        if before is y0:
+            return False
+        apart = (before - y0).abs() > 8 * torch.finfo(before.dtype).eps * y0.abs()
+        return to_float(apart.any().to(torch.float32)) > 0.0
 
     # -- evaluation -------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ class DelayedIntegration(Integration):
     # -- where steps end --------------------------------------------------------------------------
 
     def plan_stops(self) -> None:
-        self.rhs.begin(self.t0)
+        self.rhs.begin(self.t0, self.y)
         super().plan_stops()
         self._include()
         self.fence()
@@ -153,12 +153,13 @@ class DelayedIntegration(Integration):
         self.rhs.reach = self.t + dt if end is None else end
 
     def underflow(self) -> Outcome:
-        if self.why == "overlap":
+        if self.why == "overlap" and not self.stepper.adaptive:
             return self.fail(
-                Status.STEP_UNDERFLOW,
-                "a state-dependent lag became shorter than any step"
-                if self.stepper.adaptive
-                else f"a step of dt={abs(self._failed_dt):.6g} is longer than a lag",
+                Status.STEP_UNDERFLOW, f"a step of dt={abs(self._failed_dt):.6g} is longer than a state-dependent lag"
+            )
+        if self.why == "overlap" or (self.dependent and self.dt is not None and self._room <= self.dt):
+            return self.fail(
+                Status.STEP_UNDERFLOW, f"a state-dependent lag shrank to {self._room:.3g}, and steps must be shorter"
             )
         return super().underflow()
 
