@@ -11,6 +11,7 @@ from typing import Any
 from .callbacks import Event, PresetTimeCallback
 from .compare import Comparison, compare
 from .controllers import IController, PIController, PIDController
+from .dde_problem import DDEProblem
 from .dynamical import SeparableField
 from .errors import PyDiffEqFluxError
 from .layers.augmented import AugmentedNDELayer, AugmentedNeuralODE
@@ -21,6 +22,7 @@ from .layers.ffjord import FFJORD, FFJORDDistribution
 from .layers.hamiltonian import HamiltonianNN, SeparableHamiltonian
 from .layers.lagrangian import LagrangianNN
 from .layers.neural_cde import NeuralCDE
+from .layers.neural_dde import NeuralDDE
 from .layers.neural_ode import NeuralODE
 from .layers.neural_sde import NeuralDSDE, NeuralSDE
 from .layers.second_order import SecondOrderNeuralODE
@@ -116,6 +118,7 @@ __all__ = [
     "ChebyshevBasis",
     "Comparison",
     "CosBasis",
+    "DDEProblem",
     "DimMover",
     "DiscreteAdjoint",
     "Dopri5",
@@ -147,6 +150,7 @@ __all__ = [
     "Midpoint",
     "Milstein",
     "NeuralCDE",
+    "NeuralDDE",
     "NeuralDSDE",
     "NeuralODE",
     "NeuralSDE",

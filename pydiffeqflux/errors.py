@@ -36,12 +36,24 @@ class ShapeError(PyDiffEqFluxError, ValueError):
     """A shape or structure that does not fit: a right-hand side's or callback's result, or a layer's input."""
 
 
+class HistoryError(PyDiffEqFluxError, ValueError):
+    """A history that cannot be had at a time which a delayed state was asked for."""
+
+
+class HistoryShapeError(HistoryError, ShapeError):
+    """A history whose states do not have the structure and shapes of ``y0``."""
+
+
 class PhaseSpaceError(ShapeError):
     """A state that has no two halves of one size, positions and momenta."""
 
 
 class DtypeError(PyDiffEqFluxError, TypeError):
     """Two dtypes or devices that do not go together, or one that the method cannot work with."""
+
+
+class HistoryDtypeError(HistoryError, DtypeError):
+    """A history whose states do not have the dtypes, or the device, of ``y0``."""
 
 
 class SignatureError(PyDiffEqFluxError, TypeError):
@@ -103,6 +115,18 @@ class NotSeparableError(UnsupportedError):
 
 class MethodNoiseError(UnsupportedError, InvalidArgumentError):
     """A method for SDEs of another kind of noise, or in the other interpretation; the message names those for this."""
+
+
+class InvalidLagError(InvalidArgumentError):
+    """A lag of a delay differential equation that is none: zero, negative, not finite, or not one number."""
+
+
+class DelayMethodError(UnsupportedError, InvalidArgumentError):
+    """A method that has no dense output to read delayed states off, or keeps more than the state between steps."""
+
+
+class DelaySensitivityError(UnsupportedError):
+    """A sensitivity algorithm that delay differential equations do not have; the message names those that they do."""
 
 
 class InvalidToleranceError(InvalidArgumentError, AssertionError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 import math
 import numbers
@@ -17,7 +18,9 @@ from .backends import registry
 from .backends.backend import SolveOptions
 from .callbacks import Event, PresetTimeCallback
 from .controllers import PIDController
+from .dde_problem import DDEProblem, check_method
 from .errors import (
+    DelaySensitivityError,
     InvalidArgumentError,
     InvalidToleranceError,
     StepSizeRequiredError,
@@ -37,7 +40,7 @@ EventLike = Event | Callable[[Tensor, Any], Tensor]
 
 
 def solve(
-    problem: ODEProblem | SDEProblem,
+    problem: ODEProblem | SDEProblem | DDEProblem,
     method: Method | str | None = None,
     *,
     saveat: Tensor | Sequence[TimeLike] | float | None = None,
@@ -113,9 +116,10 @@ def solve(
     """
     if unknown:
         raise UnknownOptionError("solve", next(iter(unknown)), OPTIONS)
-    if not isinstance(problem, ODEProblem | SDEProblem):
+    if not isinstance(problem, ODEProblem | SDEProblem | DDEProblem):
         raise InvalidArgumentError(
-            f"problem is a {type(problem).__name__}; give an ODEProblem(func, y0, t_span) or an SDEProblem."
+            f"problem is a {type(problem).__name__}; give an ODEProblem(func, y0, t_span), an SDEProblem or a"
+            f" DDEProblem."
         )
     chosen = _method(method, problem, backend)
     options = SolveOptions(
@@ -151,6 +155,8 @@ def solve(
         )
     if isinstance(problem, SDEProblem):
         _check_stochastic(options)
+    if isinstance(problem, DDEProblem):
+        _check_delayed(problem, chosen, options, backend)
     if per_sample and not problem.batched:
         raise UnsupportedError(
             "per_sample=True steps each row of y0 for itself, so the rows must be independent systems: say so with"
@@ -165,13 +171,16 @@ def solve(
 OPTIONS = tuple(p.name for p in inspect.signature(solve).parameters.values() if p.kind is p.KEYWORD_ONLY)
 
 
-def _method(method: Method | str | None, problem: ODEProblem | SDEProblem, backend: str) -> Method:
-    if isinstance(problem, ODEProblem):
+def _method(method: Method | str | None, problem: ODEProblem | SDEProblem | DDEProblem, backend: str) -> Method:
+    if not isinstance(problem, SDEProblem):
         ordinary = methods.resolve("tsit5" if method is None else method, backend)
         if isinstance(ordinary, sde_methods.SDEMethod):
             raise UnsupportedError(
-                f"method={ordinary} is for an SDEProblem; an ODEProblem, which has no noise, takes Tsit5 and its like."
+                f"method={ordinary} is for an SDEProblem; {'an' if isinstance(problem, ODEProblem) else 'a'}"
+                f" {type(problem).__name__}, which has no noise, takes Tsit5 and its like."
             )
+        if isinstance(problem, DDEProblem):
+            check_method(ordinary)
         return ordinary
     noise, interpretation = problem.noise, problem.interpretation
     chosen = sde_methods.default(noise, interpretation) if method is None else sde_methods.resolve(method)
@@ -200,7 +209,35 @@ def _check_stochastic(options: SolveOptions) -> None:
             refuse_gradient(point, "the time of a callback")
 
 
-def _tolerance(name: str, value: float | Tensor, problem: ODEProblem | SDEProblem) -> float | Tensor:
+def _check_delayed(problem: DDEProblem, method: Method, options: SolveOptions, backend: str) -> None:
+    """What there is for other equations only."""
+    if options.per_sample:
+        raise UnsupportedError("per_sample=True with a DDEProblem: its rows share their steps; leave it out.")
+    exact = sensealgs.DiscreteAdjoint
+    if options.sensealg is not None and not (
+        isinstance(options.sensealg, exact) and options.sensealg.checkpoints is None
+    ):
+        raise DelaySensitivityError(
+            f"sensealg={options.sensealg} is for ODEs; a DDEProblem, whose steps need those behind them, has"
+            f" DiscreteAdjoint() without checkpoints."
+        )
+    constant = [lag.value for lag in problem.delays if lag.constant]
+    if method.adaptive or backend == "julia" or not constant:
+        return
+    if options.dt is not None:
+        longest, name = options.dt, f"dt={options.dt}"
+    else:
+        times = [problem.t0.value, *(options.saves.values if options.saves else ()), problem.t1.value]
+        longest = max(b - a for a, b in itertools.pairwise(times))
+        name = f"the longest of the steps between save times, {longest:.6g},"
+    if longest > min(constant) * (1 + 1e-9):
+        raise InvalidArgumentError(
+            f"{name} is longer than the shortest lag, {min(constant)}, and method={method} takes fixed steps, which"
+            f" read states from before their start only: give a dt up to that lag."
+        )
+
+
+def _tolerance(name: str, value: float | Tensor, problem: ODEProblem | SDEProblem | DDEProblem) -> float | Tensor:
     if not isinstance(value, Tensor):
         if not _is_number(value) or not math.isfinite(value) or value < 0:
             raise InvalidToleranceError(f"{name}={value!r} must be a finite number >= 0 (or a tensor of such).")

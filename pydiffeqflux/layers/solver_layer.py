@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from .. import sensealg as sensealgs
+from ..dde_problem import DDEProblem
 from ..errors import InvalidArgumentError, UnknownOptionError
 from ..methods import Method, resolve
 from ..problem import ODEProblem, TimeLike, span_ends
@@ -71,8 +72,11 @@ class SolverLayer(nn.Module):
         """The :class:`Solution` of ``dy/dt = rhs(t, y)`` from ``y0``, with this layer's options under ``options``."""
         kept = {name: getattr(self, name) for name in ("saveat", "rtol", "atol", "sensealg", "backend")}
         together = {**kept, **self.options, **options}
-        problem = ODEProblem(rhs, y0, together.pop("t_span", self.t_span), batched=self.batched)
-        return solve(problem, self.method, **together)
+        return solve(self.problem(rhs, y0, together.pop("t_span", self.t_span)), self.method, **together)
+
+    def problem(self, rhs: Callable[..., Any], y0: State, t_span: Any) -> ODEProblem | DDEProblem:
+        """What is solved for a right-hand side and an initial state."""
+        return ODEProblem(rhs, y0, t_span, batched=self.batched)
 
     def states(self, rhs: Callable[[Any, Any], Any], y0: State, **options: Any) -> State:
         """What a layer's ``forward`` returns: the final state, or the states at ``saveat``, time first."""

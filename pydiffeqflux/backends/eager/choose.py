@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ...dde_problem import DDEProblem
 from ...methods import Method
 from ...sensealg import DiscreteAdjoint, SenseAlg
 from ...tracking import transforming
@@ -26,6 +27,7 @@ def choose_sensealg(problem: Problem, method: Method, options: SolveOptions) -> 
         return options.sensealg, "asked for"
     size = problem.packed.numel()
     # Checkpoints recompute in autograd's own backward pass, which torch.func does not transform.
-    if size > LARGE_STATE and not (options.events or options.per_sample or transforming()):
+    whole = options.events or options.per_sample or transforming() or isinstance(problem, DDEProblem)
+    if size > LARGE_STATE and not whole:
         return DiscreteAdjoint(checkpoints="sqrt"), f"a state of {size} entries: memory before speed"
     return DiscreteAdjoint(), "exact for the computed solution, and the fewest evaluations"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...errors import DenseOutputError
+from ...tracking import recording
 
 Scalar = float | Tensor
 Coefficients = np.ndarray[Any, np.dtype[np.float64]]
@@ -93,12 +94,23 @@ class Piecewise:
     direction: float = 1.0
     starts: list[float] = field(default_factory=list)
     steps: list[tuple[float, float, Interpolant]] = field(default_factory=list)
+    #: Start and size of each step as tensors, where these carry gradients.
+    clocks: list[tuple[Tensor, Scalar] | None] = field(default_factory=list)
     end: float = 0.0
 
-    def append(self, t: float, dt: float, piece: Interpolant, *, end: float | None = None) -> None:
+    def append(
+        self,
+        t: float,
+        dt: float,
+        piece: Interpolant,
+        *,
+        end: float | None = None,
+        clock: tuple[Tensor, Scalar] | None = None,
+    ) -> None:
         """Add the step from ``t`` of size ``dt``; it counts up to ``end`` where an event cut it short."""
         self.starts.append(t * self.direction)
         self.steps.append((t, dt, piece))
+        self.clocks.append(clock)
         self.end = t + dt if end is None else end
 
     @property
@@ -107,9 +119,26 @@ class Piecewise:
 
     def locate(self, t: float, side: str = "right") -> tuple[float, float, Interpolant]:
         """The step that holds time ``t``; at a boundary the one that starts there (``side="right"``)."""
+        return self.steps[self._index(t, side)]
+
+    def _index(self, t: float, side: str = "right") -> int:
         find = bisect.bisect_right if side == "right" else bisect.bisect_left
         index = find(self.starts, t * self.direction) - 1
-        return self.steps[min(max(index, 0), len(self.steps) - 1)]
+        return min(max(index, 0), len(self.steps) - 1)
+
+    def along(self, t: Scalar, index: int) -> Tensor:
+        """The state at ``t`` by the polynomial of one step, which may be asked beyond its ends."""
+        start, dt, piece = self.steps[index]
+        clock = self.clocks[index] if recording() else None
+        if clock is None and not isinstance(t, Tensor):
+            return piece.at([(t - start) / dt])[0]
+        when = t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device=piece.y0.device)
+        first, size = (start, dt) if clock is None else clock
+        return piece.at_tensor((when - first) / size)
+
+    def near(self, t: Scalar, close: float) -> Tensor:
+        """The state at ``t`` by the polynomial of the step that holds ``close``."""
+        return self.along(t, self._index(close))
 
     def __call__(self, t: float, side: str = "right") -> Tensor:
         """The state at time ``t``.
@@ -122,12 +151,10 @@ class Piecewise:
         low, high = min(first, last), max(first, last)
         if not (low - slack <= t <= high + slack):
             raise DenseOutputError(f"t={t!r} lies outside the solved span [{low}, {high}]; solve further first.")
-        start, dt, piece = self.locate(t, side)
-        return piece.at([(t - start) / dt])[0]
+        return self.along(t, self._index(t, side))
 
     def at_tensor(self, t: Tensor) -> Tensor:
         """The state at a 0-dim tensor ``t``, differentiable in it."""
         value = float(t.detach())
         self(value)  # the range check
-        start, dt, piece = self.locate(value)
-        return piece.at_tensor((t.double() - start) / dt)
+        return self.near(t, value)

@@ -88,6 +88,9 @@ class Outcome:
 class Integration:
     """One smooth stretch from ``t0`` to ``t1``; :meth:`run` does it."""
 
+    #: Whether every step's dense output is wanted.
+    always_dense = False
+
     def __init__(
         self,
         rhs: Rhs,
@@ -142,15 +145,15 @@ class Integration:
         self.save_start(y0)
         while True:
             if self.counts.total >= self.settings.max_steps:
-                return self._fail(Status.MAX_STEPS, f"max_steps={self.settings.max_steps} steps were not enough")
+                return self.fail(Status.MAX_STEPS, f"max_steps={self.settings.max_steps} steps were not enough")
             dt, target, clipped = self._next_dt()
             if self._stuck or (abs(dt) <= self._smallest_step() and not clipped):
-                return self._underflow()
+                return self.underflow()
             if self.settings.on_step:
                 self.settings.on_step(self.t, self.y, dt)
             size = self.size(dt, target)
-            step = self.stepper.step(self.rhs, self.now(), size, self.y, self.carry)
-            if not self._judge(step, dt):
+            step = self.attempt(size)
+            if not self.judge(step, dt, size, target):
                 continue
             if self.advance(step, dt, size, target):
                 return self.out
@@ -165,18 +168,29 @@ class Integration:
             self.dt = abs(self.settings.dt)
         else:
             f0 = self.rhs(self.now(), y0) if slope is None else slope
-            span = self.t1.value - self.t0.value
+            span = self.first_span()
             if not all_finite(f0):
-                self._fail(Status.NON_FINITE, "the right-hand side is NaN or infinite at the initial state")
+                self.fail(Status.NON_FINITE, "the right-hand side is NaN or infinite at the initial state")
                 return False
             self.dt = initial_step(self.rhs, self.stepper, self.t0.value, span, y0, f0, self.settings.tol)
             if math.isnan(self.dt):
-                self._fail(Status.NON_FINITE, "the initial state is NaN or infinite")
+                self.fail(Status.NON_FINITE, "the initial state is NaN or infinite")
                 return False
         return True
 
+    def attempt(self, size: Scalar) -> Step:
+        return self.stepper.step(self.rhs, self.now(), size, self.y, self.carry)
+
     def now(self) -> Scalar:
         return self.t if self.clock is None else self.clock
+
+    def first_span(self) -> float:
+        """How far ahead, with its sign, the guess of a first step may look."""
+        return self.t1.value - self.t0.value
+
+    def longest(self) -> float:
+        """The longest step that an adaptive method may take from here."""
+        return self.settings.dt_max
 
     def size(self, dt: float, target: float | None) -> Scalar:
         """The step as the method gets it: a tensor where it is cut so as to end at a differentiable time."""
@@ -191,25 +205,26 @@ class Integration:
         """Put the stops ahead in order, and keep f on this side of the first of them."""
         first, last = self.t0.value * self.sign, self.t1.value * self.sign
         ahead = {s for s in self.settings.stops if first < s * self.sign < last}
-        self._stops = sorted(ahead, key=lambda s: s * self.sign)
-        self._fence()
+        self.stops_ahead = sorted(ahead, key=lambda s: s * self.sign)
+        self.fence()
 
-    def _fence(self) -> None:
+    def fence(self) -> None:
+        """Between two stops f is smooth: keep evaluations on this side of both."""
         if not self.settings.stops:
             return
-        end = self._stops[0] if self._stops else self.t1.value
+        end = self.stops_ahead[0] if self.stops_ahead else self.t1.value
         since, until = (t if t in self.settings.stops else side for t, side in ((self.t, -math.inf), (end, math.inf)))
         since, until = (x if math.isfinite(x) else x * self.sign for x in (since, until))
         self.rhs.fence(min(since, until), max(since, until))
 
     def _next_dt(self) -> tuple[float, float | None, bool]:
         """The signed step, the time it must end at (None: anywhere), and whether it was cut to do so."""
-        target = self._stops[0] if self._stops else self.t1.value
+        target = self.stops_ahead[0] if self.stops_ahead else self.t1.value
         if self.dt is None or self.settings.land:
             target = self._next_save(target)
         if self.dt is None:  # a fixed-step method along the save times
             return self._reach(target), target, True
-        dt = self.dt if not self.stepper.adaptive else min(max(self.dt, self.settings.dt_min), self.settings.dt_max)
+        dt = self.dt if not self.stepper.adaptive else min(max(self.dt, self.settings.dt_min), self.longest())
         left = abs(target - self.t)
         # A hair short of the target counts as there, or a step of rounding size would follow.
         if dt >= left * (1 - 1e-10):
@@ -232,11 +247,11 @@ class Integration:
 
     # -- one step ---------------------------------------------------------------------------------
 
-    def _judge(self, step: Step, dt: float) -> bool:
+    def judge(self, step: Step, dt: float, size: Scalar, target: float | None) -> bool:
         """Accept or reject the step, and set the next step size."""
         order = self.stepper.error_order if step.error_order is None else step.error_order
         if step.converged is False:
-            self._reject(dt, 0.25, "not converged")
+            self.reject(dt, 0.25, "not converged")
             return False
         if step.error is None:
             return True
@@ -246,7 +261,7 @@ class Integration:
             size = torch.where(flag, size.detach(), math.inf)
         ratio = to_float(size)
         if ratio == math.inf and isinstance(flag, Tensor) and to_float(flag.logical_not().float()) != 0.0:
-            self._reject(dt, 0.25, "not converged")
+            self.reject(dt, 0.25, "not converged")
             return False
         self.ratio = ratio
         if ratio <= 1.0 or (abs(dt) <= self.settings.dt_min and math.isfinite(ratio)):
@@ -256,12 +271,12 @@ class Integration:
             planned = self.dt if self.dt is not None and abs(dt) < self.dt * 0.999 else 0.0
             self.dt = max(grown, planned) if step.factor is None else (planned or grown)
             return True
-        self._reject(dt, self.control.rejected(ratio, order), "" if math.isfinite(ratio) else "non-finite")
+        self.reject(dt, self.control.rejected(ratio, order), "" if math.isfinite(ratio) else "non-finite")
         return False
 
-    def _reject(self, dt: float, factor: float, why: str) -> None:
+    def reject(self, dt: float, factor: float, why: str) -> None:
         self.counts.nreject += 1
-        self._why, self._failed_dt = why, dt
+        self.why, self._failed_dt = why, dt
         # At dt_min an error that is too large is accepted; what fails there for another reason always will.
         self._stuck = abs(dt) <= self.settings.dt_min
         # A fixed step that fails is not made smaller: a step of 0 ends the solve with the reason.
@@ -272,7 +287,7 @@ class Integration:
     def advance(self, step: Step, dt: float, size: Scalar, target: float | None) -> bool:
         """Move past an accepted step: events, saves, bookkeeping. True when the stretch is over."""
         self.counts.naccept += 1
-        self._why = ""
+        self.why = ""
         if self.settings.on_accept:
             self.settings.on_accept(self.t, self.y, dt)
         if self.settings.recorder:
@@ -282,18 +297,17 @@ class Integration:
             self.out.saved.append(step.y1)
             self.next_save += 1
         piece: Interpolant | None = None
-        if self.watch or self.pieces is not None or self._saves_inside(t_next):
+        if self.always_dense or self.watch or self.pieces is not None or self._saves_inside(t_next):
             piece = step.interpolant()
         if self.watch and piece is not None:
-            crossing = self.watch.check(self.t, dt, t_next, step.y1, piece, self._clock_of(size))
+            crossing = self.watch.check(self.t, dt, t_next, step.y1, piece, self.clock_of(size))
             if crossing is not None:
                 self._stop_at(crossing, piece, dt, size)
                 return True
             self.out.crossings.extend(self.watch.passed())
         if piece is not None:
             self.save_inside(piece, t_next, size)
-            if self.pieces is not None:
-                self.pieces.append(self.t, t_next - self.t, piece)
+            self.keep(piece, t_next - self.t, size)
         if self.clock is not None:
             self.clock = self.clock + size
         self.t, self.y, self.carry = t_next, step.y1, step.carry
@@ -306,15 +320,23 @@ class Integration:
             self._save_end()
             self.out.y1, self.out.t1 = self.y, self.t1
             return True
-        if target is not None and self._stops and target == self._stops[0]:
-            self._stops.pop(0)
-            self._fence()
-            self.carry = self.stepper.start(self.rhs, self.now(), self.y)
+        if target is not None and self.stops_ahead and target == self.stops_ahead[0]:
+            self.leave_stop(self.stops_ahead.pop(0))
         if self.carry is None:
             self.carry = self.stepper.start(self.rhs, self.now(), self.y)
         return False
 
-    def _clock_of(self, size: Scalar) -> tuple[Tensor, Scalar] | None:
+    def leave_stop(self, stop: float) -> None:
+        """Start afresh on the far side of a stop."""
+        self.fence()
+        self.carry = self.stepper.start(self.rhs, self.now(), self.y)
+
+    def keep(self, piece: Interpolant, dt: float, size: Scalar, end: float | None = None) -> None:
+        """Keep a step's dense output, where somebody wants it."""
+        if self.pieces is not None:
+            self.pieces.append(self.t, dt, piece, end=end, clock=self.clock_of(size))
+
+    def clock_of(self, size: Scalar) -> tuple[Tensor, Scalar] | None:
         return None if self.clock is None else (self.clock, size)
 
     # -- saving -----------------------------------------------------------------------------------
@@ -383,27 +405,26 @@ class Integration:
         assert self.watch is not None
         self.out.crossings.extend(self.watch.passed())
         self.save_inside(piece, crossing.t.value, size)
-        if self.pieces is not None:
-            self.pieces.append(self.t, dt, piece, end=crossing.t.value)
+        self.keep(piece, dt, size, end=crossing.t.value)
         self.out.stopped_by = crossing
         self.out.y1, self.out.t1 = crossing.y, crossing.t
 
-    def _underflow(self) -> Outcome:
-        if self._why == "non-finite":
-            return self._fail(Status.NON_FINITE, "the right-hand side or the state became NaN or infinite")
-        if self._why == "not converged":
+    def underflow(self) -> Outcome:
+        if self.why == "non-finite":
+            return self.fail(Status.NON_FINITE, "the right-hand side or the state became NaN or infinite")
+        if self.why == "not converged":
             if not all_finite(self.rhs.evaluate(self.t + self._failed_dt, self.y.detach())):
-                return self._fail(Status.NON_FINITE, "the right-hand side became NaN or infinite")
-            return self._fail(Status.NOT_CONVERGED, "an implicit stage equation has no solution at the smallest step")
+                return self.fail(Status.NON_FINITE, "the right-hand side became NaN or infinite")
+            return self.fail(Status.NOT_CONVERGED, "an implicit stage equation has no solution at the smallest step")
         noise = f", and the Brownian path is resolved to {limit:.3g}" if (limit := self.settings.resolution) else ""
-        return self._fail(Status.STEP_UNDERFLOW, f"the step size fell to {self.dt:.3g}{noise}")
+        return self.fail(Status.STEP_UNDERFLOW, f"the step size fell to {self.dt:.3g}{noise}")
 
     #: Why the last attempted step was rejected ("" for an ordinary error), its size, and whether no other will do.
-    _why: str = ""
+    why: str = ""
     _failed_dt: float = 0.0
     _stuck: bool = False
 
-    def _fail(self, status: Status, message: str) -> Outcome:
+    def fail(self, status: Status, message: str) -> Outcome:
         self.out.status, self.out.message = status, message
         self.out.y1, self.out.t1 = self.y, TimePoint(self.t)
         return self.out

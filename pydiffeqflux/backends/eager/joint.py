@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...callbacks import Affect
+from ...dde_problem import DDEProblem
 from ...methods import Method
 from ...problem import SaveTimes, TimePoint
 from ...sensealg import DiscreteAdjoint, SenseAlg
@@ -19,6 +20,8 @@ from ...tracking import recording
 from ..backend import Problem, SolveOptions
 from .affect import affected
 from .control import Tolerances, all_finite, rms_norm
+from .delay.equation import DelayRhs
+from .delay.integrate import DelayedIntegration
 from .dense import Piecewise
 from .events import Crossing
 from .integrate import Counts, Integration, Outcome, Settings
@@ -43,7 +46,7 @@ def solve(
     problem: Problem, method: Method, stepper: Stepper, sensealg: SenseAlg | None, options: SolveOptions
 ) -> tuple[Solution, str]:
     """The solution, and (where it failed) what went wrong."""
-    rhs = equation_of(problem, method, options)
+    rhs = DelayRhs(problem, method.order) if isinstance(problem, DDEProblem) else equation_of(problem, method, options)
     counts = Counts()
     pieces = Piecewise(problem.direction) if options.dense else None
     with progress_bar(options.progress, problem.t0.value, problem.t1.value) as report:
@@ -88,8 +91,10 @@ def _runner(
 ) -> Runner:
     """How a stretch is solved: recorded by autograd as it is, or inside an adjoint's autograd function."""
 
+    loop: Any = DelayedIntegration if isinstance(rhs, DelayRhs) else Integration
+
     def plain(y0: Tensor, s: Stretch) -> Outcome:
-        return Integration(
+        out: Outcome = loop(
             rhs,
             stepper,
             settings,
@@ -101,6 +106,7 @@ def _runner(
             events=options.events,
             keep_steps=s.keep_steps,
         ).run(y0)
+        return out
 
     if sensealg is None or (isinstance(sensealg, DiscreteAdjoint) and sensealg.checkpoints is None):
         return plain

@@ -79,7 +79,7 @@ class Rhs:
     def evaluate(self, t: Scalar, y: Tensor) -> Tensor:
         """As calling, without counting (for Jacobians and vector-Jacobian products)."""
         if not self._checked:
-            return self._first(t, y)
+            return self._first(t, y, self.func)
         if self.spec is not None:
             return self.spec.flatten(self.func(self.time(t), self.spec.unflatten(y)))
         return self.func(self.time(t), y)
@@ -93,9 +93,9 @@ class Rhs:
         """What the user gave: searched for parameters that one evaluation may not show."""
         return self.func
 
-    def _first(self, t: Scalar, y: Tensor) -> Tensor:
+    def _first(self, t: Scalar, y: Tensor, func: Callable[[Tensor, Any], Any]) -> Tensor:
         """The first evaluation: its result is checked, and its failure explained."""
-        out = self._guarded(self.func, "the right-hand side", self.time(t), y)
+        out = self._guarded(func, "the right-hand side", self.time(t), y)
         if self.spec is not None:
             out = self.spec.flatten(out)
         self._check(out, y)

@@ -19,7 +19,7 @@ def equation_of(problem: Problem, method: Method, options: SolveOptions) -> Rhs:
     """The right-hand side, with a Brownian path where the problem is a stochastic one."""
     if isinstance(problem, ODEProblem):
         return Rhs(problem.func, problem.spec, problem.packed)
-    assert isinstance(method, SDEMethod)
+    assert isinstance(problem, SDEProblem) and isinstance(method, SDEMethod)
     sde = Sde(problem.drift, problem.diffusion, problem.packed, problem.noise, problem.interpretation)
     sde.path = _path(sde, problem, method, options)
     if options.dt is not None and options.dt < 10 * sde.path.resolution:

@@ -1,0 +1,248 @@
+"""The integration loop along a delay equation: what it does beyond :class:`Integration`.
+
+Steps reach no further than the past is known, end at the breaking points that lie ahead, and find those that
+state-dependent lags lead to: a step in which a delayed time passes a breaking point is computed as if it did not (with
+the smooth continuation of what lies before), which locates the passing to the method's own order; then the step is
+taken again, up to there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from ....callbacks import Event
+from ....solution import Status
+from ..control import all_finite
+from ..dense import Interpolant
+from ..events import differentiable_crossing
+from ..integrate import Integration, Outcome
+from ..stepper import Scalar, Step
+from .breaks import Break
+from .equation import DelayRhs, _number
+
+#: Where within a step a delayed time is compared with the breaking points around it.
+PROBES = (0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass
+class Passing:
+    """A state-dependent lag's delayed time passes a breaking point, on from which it lies after ``low``."""
+
+    lag: int
+    low: float
+    found: Break
+
+
+class DelayedIntegration(Integration):
+    """One smooth stretch (no jump of the state inside) of a delay equation."""
+
+    rhs: DelayRhs
+    always_dense = True
+
+    def __init__(self, rhs: DelayRhs, *args: Any, **options: Any):
+        super().__init__(rhs, *args, **options)
+        self.dependent = [i for i, lag in enumerate(rhs.lags) if not lag.constant]
+        #: What the stops are: breaking points, by their times, and what passes there.
+        self.marks: dict[float, Break] = {}
+        self.passings: dict[float, Passing] = {}
+        #: State-dependent lags that have changed sides at the current time.
+        self._turned: set[int] = set()
+        self._room = math.inf
+        if self.clock is None and rhs.moving:
+            wide = torch.float32 if rhs.device.type == "mps" else torch.float64
+            self.clock, self.end = (torch.tensor(p.value, dtype=wide, device=rhs.device) for p in (self.t0, self.t1))
+
+    # -- where steps end --------------------------------------------------------------------------
+
+    def plan_stops(self) -> None:
+        self.rhs.begin(self.t0, self.y)
+        super().plan_stops()
+        self._include()
+        self.fence()
+        self._look()
+
+    def _include(self) -> None:
+        """Stop at the breaking points ahead, too."""
+        close = self.rhs.close
+        for found in self.rhs.breaks.between(self.t, self.t1.value):
+            stop = next((s for s in self.stops_ahead if abs(s - found.time) <= close), None)
+            if stop is None:
+                stop = found.time
+                self.stops_ahead.append(stop)
+            if stop not in self.marks or found.order < self.marks[stop].order:
+                self.marks[stop] = found
+        self.stops_ahead.sort()
+
+    def fence(self) -> None:
+        super().fence()
+        self.rhs.window = (self.t, self.stops_ahead[0] if self.stops_ahead else self.t1.value)
+
+    def _look(self) -> None:
+        """How far the past allows to step from here."""
+        self._room = self.rhs.room(self.t, self.y) if self.dependent else self.rhs.shortest
+
+    def longest(self) -> float:
+        return min(self.settings.dt_max, self._room)
+
+    def first_span(self) -> float:
+        return min(super().first_span(), self._room)
+
+    def size(self, dt: float, target: float | None) -> Scalar:
+        if self.clock is not None and self.end is not None and self.stops_ahead and target == self.stops_ahead[0]:
+            found = self.marks.get(self.stops_ahead[0])
+            # The step ends there wherever the clock is: at a time that moves, or at one that does not.
+            end = None if found is None else found.clock
+            stop = self.stops_ahead[0] if end is None else end.to(self.clock)
+            return (stop - self.clock).to(self.rhs.time_dtype)
+        return super().size(dt, target)
+
+    def leave_stop(self, stop: float) -> None:
+        given = stop in self.settings.stops
+        found = self.marks.pop(stop, None)
+        passing = self.passings.pop(stop, None)
+        if passing is not None:
+            self.rhs.low[passing.lag] = passing.low
+            self._turned = {passing.lag}
+        order = min(1 if given else self.rhs.breaks.highest, *([found.order] if found is not None else []), 99)
+        self.rhs.breaks.root(Break(stop, order, None if found is None else found.clock))
+        self._include()
+        super().leave_stop(stop)
+
+    # -- a step -----------------------------------------------------------------------------------
+
+    def attempt(self, size: Scalar) -> Step:
+        self.rhs.overlap = 0.0
+        step = super().attempt(size)
+        if not self.dependent:
+            return step
+        made: list[Interpolant] = []
+        build = step.interpolant
+
+        def once() -> Interpolant:
+            if not made:
+                made.append(build())
+            return made[0]
+
+        step.interpolant = once
+        return step
+
+    def judge(self, step: Step, dt: float, size: Scalar, target: float | None) -> bool:
+        if self.rhs.overlap > 0.0:
+            self.reject(dt, min(0.9, max(0.2, 1.0 - 1.1 * self.rhs.overlap / dt)), "overlap")
+            return False
+        if not super().judge(step, dt, size, target):
+            return False
+        return not (self.dependent and all_finite(step.y1)) or self._stays(step, dt, size, target)
+
+    def advance(self, step: Step, dt: float, size: Scalar, target: float | None) -> bool:
+        over = super().advance(step, dt, size, target)
+        if not over:
+            self._turned -= set() if target in self.passings else self._turned
+            self._look()
+        return over
+
+    def keep(self, piece: Interpolant, dt: float, size: Scalar, end: float | None = None) -> None:
+        super().keep(piece, dt, size, end)
+        self.rhs.past.append(self.t, dt, piece, end=end, clock=self.clock_of(size))
+        self.rhs.reach = self.t + dt if end is None else end
+
+    def underflow(self) -> Outcome:
+        if self.why == "overlap" and not self.stepper.adaptive:
+            return self.fail(
+                Status.STEP_UNDERFLOW, f"a step of dt={abs(self._failed_dt):.6g} is longer than a state-dependent lag"
+            )
+        if self.why == "overlap" or (self.dependent and self.dt is not None and self._room <= self.dt):
+            return self.fail(
+                Status.STEP_UNDERFLOW, f"a state-dependent lag shrank to {self._room:.3g}, and steps must be shorter"
+            )
+        return super().underflow()
+
+    # -- state-dependent lags ---------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _first_passing(self, piece: Interpolant, dt: float, target: float | None) -> tuple[float, Passing] | None:
+        """The first time within the step, as a fraction, at which a delayed time passes a breaking point."""
+        first: tuple[float, Passing] | None = None
+        expected = self.passings.get(target) if target is not None else None
+        for i in self.dependent:
+            if expected is not None and expected.lag == i:
+                continue
+            bounds = self.rhs.breaks.interval(self.rhs.low[i])
+            left = 0.0
+            for theta in PROBES:
+                at = self._delayed_time(i, theta, dt, piece)
+                side = 1 if at > bounds[1] + self.rhs.close else 0 if at < bounds[0] - self.rhs.close else None
+                if side is not None:
+                    root = self._root(i, bounds[side], left, theta, dt, piece)
+                    if first is None or root < first[0]:
+                        first = root, self._passing(i, bounds[side], side)
+                    break
+                left = theta
+        return first
+
+    def _passing(self, i: int, bound: float, up: int) -> Passing:
+        behind = self.rhs.breaks.passed
+        found = next(b for b in behind if b.time == bound)
+        before = [b.time for b in behind if b.time < bound]
+        return Passing(i, bound if up else before[-1] if before else -math.inf, found)
+
+    def _delayed_time(self, i: int, theta: float, dt: float, piece: Interpolant) -> float:
+        t, y = self.t + theta * dt, piece.at([theta])[0]
+        return t - _number(self.rhs.lag(self.rhs.lags[i], t, y))
+
+    def _root(self, i: int, bound: float, left: float, right: float, dt: float, piece: Interpolant) -> float:
+        def gap(theta: float) -> float:
+            return self._delayed_time(i, theta, dt, piece) - bound
+
+        if gap(left) * gap(right) >= 0:  # it was on the other side from the start, by rounding
+            return left
+        return float(brentq(gap, left, right, xtol=1e-15, rtol=8.9e-16))
+
+    def _stays(self, step: Step, dt: float, size: Scalar, target: float | None) -> bool:
+        """Whether all delayed times stay between their breaking points; plans a stop where one does not."""
+        piece = step.interpolant()  # may evaluate stages of its own, which are recorded
+        first = self._first_passing(piece, dt, target)
+        if first is None:
+            return True
+        theta, passing = first
+        when = self.t + theta * dt
+        if abs(when - self.t) <= self.rhs.close:
+            if passing.lag in self._turned:  # back and forth within rounding: touching, not passing
+                return True
+            self._turned.add(passing.lag)
+            self.rhs.low[passing.lag] = passing.low
+            self.carry = self.stepper.start(self.rhs, self.now(), self.y)
+            return False
+        order = passing.found.order + 1
+        stop = next((s for s in (*self.stops_ahead, self.t1.value) if abs(s - when) <= self.rhs.close), None)
+        if stop == self.t1.value:
+            return True
+        if stop is None:
+            stop = when
+            clock = self._crossing_clock(passing, when, size, piece)
+            self.stops_ahead = sorted([*self.stops_ahead, stop])
+            self.marks[stop] = Break(stop, order, clock)
+        self.passings[stop] = passing
+        self.fence()
+        if stop == target:
+            return True
+        self.counts.nreject += 1
+        return False
+
+    def _crossing_clock(self, passing: Passing, when: float, size: Scalar, piece: Interpolant) -> Tensor | None:
+        """The time of the passing with its gradient, where somebody may ask for it."""
+        if self.clock is None:
+            return None
+        start, lag = self.clock, self.rhs.lags[passing.lag]
+        bound = passing.found.time if passing.found.clock is None else passing.found.clock
+        unpack = (lambda x: x) if self.rhs.spec is None else self.rhs.spec.flatten
+        ahead = Event(lambda t, y: t.double() - self.rhs.lag(lag, t, unpack(y)).double() - bound)
+        return differentiable_crossing(
+            self.rhs, ahead, 0, when, lambda time: piece.at_tensor((time - start) / size)
+        ).t.tensor
