@@ -20,6 +20,7 @@ from .layers.dim_mover import DimMover
 from .layers.ffjord import FFJORD, FFJORDDistribution
 from .layers.hamiltonian import HamiltonianNN, SeparableHamiltonian
 from .layers.lagrangian import LagrangianNN
+from .layers.mass_matrix import NeuralMassMatrixODE
 from .layers.neural_cde import NeuralCDE
 from .layers.neural_ode import NeuralODE
 from .layers.neural_sde import NeuralDSDE, NeuralSDE
@@ -148,6 +149,7 @@ __all__ = [
     "Milstein",
     "NeuralCDE",
     "NeuralDSDE",
+    "NeuralMassMatrixODE",
     "NeuralODE",
     "NeuralSDE",
     "ODEProblem",

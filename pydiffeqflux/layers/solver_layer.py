@@ -16,6 +16,9 @@ from ..solution import Solution
 from ..solve import OPTIONS, solve
 from ..state import State, map_state
 
+#: A layer returns states and keeps nothing else.
+_LEAN = {"dense": False, "save_everystep": False}
+
 
 class SolverLayer(nn.Module):
     """Base of the layers that solve an ODE: keeps what they hand to :func:`pydiffeqflux.solve`.
@@ -69,14 +72,23 @@ class SolverLayer(nn.Module):
 
     def solve_rhs(self, rhs: Callable[[Any, Any], Any], y0: State, **options: Any) -> Solution:
         """The :class:`Solution` of ``dy/dt = rhs(t, y)`` from ``y0``, with this layer's options under ``options``."""
+        t_span = options.pop("t_span", self.t_span)
+        return self.solve_problem(ODEProblem(rhs, y0, t_span, batched=self.batched), **options)
+
+    def solve_problem(self, problem: ODEProblem, **options: Any) -> Solution:
+        """The :class:`Solution` of ``problem``, with this layer's options under ``options``."""
         kept = {name: getattr(self, name) for name in ("saveat", "rtol", "atol", "sensealg", "backend")}
-        together = {**kept, **self.options, **options}
-        problem = ODEProblem(rhs, y0, together.pop("t_span", self.t_span), batched=self.batched)
-        return solve(problem, self.method, **together)
+        return solve(problem, self.method, **{**kept, **self.options, **options})
 
     def states(self, rhs: Callable[[Any, Any], Any], y0: State, **options: Any) -> State:
         """What a layer's ``forward`` returns: the final state, or the states at ``saveat``, time first."""
-        sol = self.solve_rhs(rhs, y0, **{"dense": False, "save_everystep": False, **self.options, **options})
+        return self._returned(self.solve_rhs(rhs, y0, **{**_LEAN, **self.options, **options}))
+
+    def states_of(self, problem: ODEProblem) -> State:
+        """The same for a whole problem."""
+        return self._returned(self.solve_problem(problem, **{**_LEAN, **self.options}))
+
+    def _returned(self, sol: Solution) -> State:
         return sol.ys if self.saveat is not None else final_state(sol)
 
     def extra_repr(self) -> str:
