@@ -21,6 +21,7 @@ from .layers.dim_mover import DimMover
 from .layers.ffjord import FFJORD, FFJORDDistribution
 from .layers.hamiltonian import HamiltonianNN, SeparableHamiltonian
 from .layers.lagrangian import LagrangianNN
+from .layers.mass_matrix import NeuralMassMatrixODE
 from .layers.neural_cde import NeuralCDE
 from .layers.neural_dde import NeuralDDE
 from .layers.neural_ode import NeuralODE
@@ -152,6 +153,7 @@ __all__ = [
     "NeuralCDE",
     "NeuralDDE",
     "NeuralDSDE",
+    "NeuralMassMatrixODE",
     "NeuralODE",
     "NeuralSDE",
     "ODEProblem",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .errors import InvalidArgumentError, PyDiffEqFluxError
+from .layers.mass_matrix import NeuralMassMatrixODE
 from .layers.neural_ode import NeuralODE
 from .methods import Method
 from .problem import ODEProblem, TimeLike
@@ -94,7 +95,7 @@ class Comparison:
 
 
 def compare(
-    target: ODEProblem | NeuralODE,
+    target: ODEProblem | NeuralODE | NeuralMassMatrixODE,
     y0: State | None = None,
     *,
     method: Method | str | None = None,
@@ -108,8 +109,8 @@ def compare(
     """Solve and differentiate one problem in several ways.
 
     The loss is a fixed weighted sum of all saved states; its gradient is taken in ``y0`` and in the parameters. The
-    reference is the native backend's ``vern9`` at tolerances a thousand times tighter (1e-12 at least), differentiated
-    exactly.
+    reference is the native backend's ``vern9`` (with a mass matrix ``rodas5p``) at tolerances a thousand times tighter
+    (1e-12 at least), differentiated exactly.
 
     Args:
         target: a problem, or a layer (then ``y0`` is its input, and its method and save times are the defaults).
@@ -131,19 +132,21 @@ def compare(
         >>> [row.sensealg for row in found.rows], found.rows[0].solution < 1e-5
         (['GaussAdjoint', 'BacksolveAdjoint'], True)
     """
-    if isinstance(target, NeuralODE):
+    if isinstance(target, NeuralODE | NeuralMassMatrixODE):
         if y0 is None:
             raise InvalidArgumentError("y0=None: a layer is compared at an input; give compare(layer, y0).")
-        problem = ODEProblem(target.rhs, y0, target.t_span, batched=target.batched)
+        problem = target.problem(target.rhs, y0, target.t_span)
+        assert isinstance(problem, ODEProblem)
         method = target.method if method is None else method
         saveat = target.saveat if saveat is None else saveat
     elif isinstance(target, ODEProblem):
         problem = target
     else:
         raise InvalidArgumentError(f"target is a {type(target).__name__}; give an ODEProblem or a NeuralODE.")
-    subject = _Subject(problem, "tsit5" if method is None else method, saveat)
+    usual, exact = ("tsit5", "vern9") if problem.mass_matrix is None else ("rodas5p", "rodas5p")
+    subject = _Subject(problem, usual if method is None else method, saveat)
     tight = min(1e-12, 1e-3 * min(rtol, atol))
-    reference = subject.run("torch", "DiscreteAdjoint", tight, tight, method="vern9")
+    reference = subject.run("torch", "DiscreteAdjoint", tight, tight, method=exact)
     rows = [subject.row(b, s, rtol, atol, reference, repeats) for b in backends for s in sensealgs]
     return Comparison(rows, str(subject.method))
 
@@ -172,7 +175,7 @@ class _Subject:
 
         p = self.problem
         start = p.packed.detach().clone().requires_grad_()
-        begun = ODEProblem(p.func, start if p.spec is None else p.spec.unflatten(start), p.t_span, batched=p.batched)
+        begun = replace(p, y0=start if p.spec is None else p.spec.unflatten(start))
         rhs = Rhs(p.func, p.spec, start)
         when = rhs.time(p.t0.value).requires_grad_()
         params = captured_tensors(p.func, lambda: rhs.evaluate(when, start), [start, when])

@@ -129,6 +129,29 @@ class DelaySensitivityError(UnsupportedError):
     """A sensitivity algorithm that delay differential equations do not have; the message names those that they do."""
 
 
+class MassMatrixError(InvalidArgumentError, ShapeError):
+    """A mass matrix that is none: not square, of another size than the state, not real, or not finite."""
+
+
+class MassMatrixMethodError(UnsupportedError):
+    """A mass matrix, or an implicit equation, with a method that cannot take it (an explicit one)."""
+
+
+class InconsistentStateError(InvalidArgumentError):
+    """A state that does not satisfy the algebraic equations; ``residual`` is by how much, ``t`` when."""
+
+    def __init__(self, message: str, residual: float, t: float):
+        super().__init__(message)
+        self.residual, self.t = residual, t
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.residual, self.t)
+
+
+class HighIndexError(InvalidArgumentError):
+    """Algebraic equations that do not determine the algebraic variables: the index is above 1."""
+
+
 class InvalidToleranceError(InvalidArgumentError, AssertionError):
     """A tolerance that is negative, not finite, requires a gradient, or does not fit the state."""
 
@@ -162,6 +185,10 @@ class NonFiniteError(SolveError, FloatingPointError, AssertionError):
 
 class ConvergenceError(SolveError):
     """An implicit equation could not be solved with the step at its smallest."""
+
+
+class InitialisationError(ConvergenceError):
+    """No consistent initial state was found near the one that was given."""
 
 
 class SingularMassError(SolveError):

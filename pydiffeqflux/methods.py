@@ -29,6 +29,8 @@ class Method:
     order: ClassVar[int] = 0
     adaptive: ClassVar[bool] = True
     implicit: ClassVar[bool] = False
+    #: Whether it solves ``M y' = f`` too, with a matrix M that may be singular.
+    takes_mass: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return self.name
@@ -250,25 +252,25 @@ class FixedTRBDF2(Method):
 class Rosenbrock23(Method):
     """Order 2(3), L-stable, one LU a step: ode23s. Shampine & Reichelt (1997), SIAM J. Sci. Comput. 18."""
 
-    name, aliases, order, implicit = "rosenbrock23", ("ode23s",), 2, True
+    name, aliases, order, implicit, takes_mass = "rosenbrock23", ("ode23s",), 2, True, True
 
 
 class Rodas5P(Method):
     """Order 5(4), stiffly accurate, eight stages. Steinebach (2023), BIT Numer. Math. 63, 27."""
 
-    name, order, implicit = "rodas5p", 5, True
+    name, order, implicit, takes_mass = "rodas5p", 5, True, True
 
 
 class KenCarp4(Method):
     """Order 4(3), L-stable ESDIRK, six stages. Kennedy & Carpenter (2003), Appl. Numer. Math. 44."""
 
-    name, order, implicit = "kencarp4", 4, True
+    name, order, implicit, takes_mass = "kencarp4", 4, True, True
 
 
 class Kvaerno5(Method):
     """Order 5(4), stiffly accurate ESDIRK, seven stages. Kvaerno (2004), BIT Numer. Math. 44, 489-502."""
 
-    name, order, implicit = "kvaerno5", 5, True
+    name, order, implicit, takes_mass = "kvaerno5", 5, True, True
 
 
 class QNDF(Method):
@@ -276,7 +278,7 @@ class QNDF(Method):
 
     Shampine & Reichelt (1997), SIAM J. Sci. Comput. 18, 1-22."""
 
-    name, aliases, order, implicit = "qndf", ("bdf", "ndf"), 5, True
+    name, aliases, order, implicit, takes_mass = "qndf", ("bdf", "ndf"), 5, True, True
 
 
 @dataclass(frozen=True)
@@ -389,6 +391,13 @@ CATALOGUE: tuple[type[Method], ...] = (
     Kvaerno5,
     QNDF,
 )
+
+
+def taking_mass() -> list[str]:
+    """The names of the methods that solve ``M y' = f``."""
+    return [kind.name for kind in CATALOGUE if kind.takes_mass]
+
+
 _AUTO = {"autotsit5": AutoTsit5, "autodp5": AutoDopri5, "autodopri5": AutoDopri5}
 _AUTO |= {"autovern7": AutoVern7, "autovern9": AutoVern9}
 _BY_NAME = {alias: kind for kind in CATALOGUE for alias in (kind.name, *kind.aliases)}

@@ -1,4 +1,4 @@
-"""What is to be solved: ``dy/dt = func(t, y)``, ``y(t0) = y0`` on a time span."""
+"""What is to be solved: ``dy/dt = func(t, y)``, or ``M dy/dt = func(t, y)``, ``y(t0) = y0`` on a time span."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import InvalidArgumentError, InvalidTimesError
+from .mass_matrix import check_mass_matrix
 from .state import State, StateSpec, pack
 from .tracking import reading, tracked
 
@@ -71,7 +72,7 @@ def time_points(times: Any, name: str) -> list[TimePoint]:
 
 @dataclass(frozen=True)
 class ODEProblem:
-    """An initial value problem ``dy/dt = func(t, y)``, ``y(t_span[0]) = y0``.
+    """An initial value problem ``dy/dt = func(t, y)``, or ``M dy/dt = func(t, y)``, with ``y(t_span[0]) = y0``.
 
     Args:
         func: ``func(t, y)``, any callable or ``nn.Module``; ``t`` is a scalar tensor with the state's real
@@ -82,21 +83,34 @@ class ODEProblem:
         batched: the rows of ``y0`` (dimension 0 of each of its tensors) are independent systems. Stiff
             methods then use one small Jacobian a row, and ``solve(..., per_sample=True)`` may step each
             row for itself.
+        mass_matrix: the constant matrix M, ``(n, n)`` for the n entries of the flattened state (of one row of it
+            with ``batched=True``). It may be singular: rows of zeros make their equations algebraic, ``0 = func(t,
+            y)``, and the problem a differential-algebraic one, of index 1: the algebraic equations must determine
+            the algebraic variables. Methods that take it: Rosenbrock23, Rodas5P, KenCarp4, Kvaerno5, QNDF. It may
+            require a gradient, in which its rank counts as a constant.
 
     Raises:
-        InvalidStateError, InvalidTimesError, InvalidArgumentError, ShapeError
+        InvalidStateError, InvalidTimesError, InvalidArgumentError, ShapeError, MassMatrixError
 
     Example:
         >>> import torch, pydiffeqflux as pdf
         >>> problem = pdf.ODEProblem(lambda t, y: -y, torch.ones(2), (0.0, 1.0))
         >>> pdf.solve(problem, "tsit5").ys[-1].shape
         torch.Size([2])
+        >>> def circle(t, y):  # y1' = -y2 on y1^2 + y2^2 = 1
+        ...     return torch.stack([-y[1], y[0] ** 2 + y[1] ** 2 - 1])
+        >>> mass = torch.diag(torch.tensor([1.0, 0.0]))
+        >>> dae = pdf.ODEProblem(circle, torch.tensor([0.6, 0.8]), (0.0, 0.5), mass_matrix=mass)
+        >>> y = pdf.solve(dae, "rodas5p", rtol=1e-6).ys[-1].detach()
+        >>> round(float(y.square().sum()), 4)
+        1.0
     """
 
     func: Callable[[Tensor, Any], Any]
     y0: State
     t_span: Sequence[TimeLike] | Tensor
     batched: bool = False
+    mass_matrix: Tensor | None = None
     t0: TimePoint = field(init=False, repr=False)
     t1: TimePoint = field(init=False, repr=False)
     #: The state as one tensor, and how to unpack it (None for a plain tensor).
@@ -108,6 +122,8 @@ class ODEProblem:
             raise InvalidArgumentError(f"func={self.func!r} is not callable; give func(t, y) or an nn.Module.")
         packed, spec = pack(self.y0, batched=self.batched)
         t0, t1 = span_ends(self.t_span)
+        if self.mass_matrix is not None:
+            check_mass_matrix(self.mass_matrix, packed, self.batched)
         for name, value in (("packed", packed), ("spec", spec), ("t0", t0), ("t1", t1)):
             object.__setattr__(self, name, value)
 

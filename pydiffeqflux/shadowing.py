@@ -21,7 +21,7 @@ import torch
 from scipy.linalg import solveh_banded
 from torch import Tensor
 
-from .errors import InvalidArgumentError, InvalidStateError, InvalidTimesError, ShapeError
+from .errors import InvalidArgumentError, InvalidStateError, InvalidTimesError, ShapeError, UnsupportedError
 from .methods import Method
 from .problem import ODEProblem
 from .solve import solve
@@ -63,6 +63,7 @@ def shadowing_average(
         InvalidArgumentError, InvalidTimesError: for ``dt``, ``transient``, ``alpha`` and the time span.
         InvalidStateError: the state is not one real tensor.
         ShapeError: ``objective`` returns more than one number for a state.
+        UnsupportedError: the problem has a mass matrix.
 
     Source: Wang, Hu & Blonigan (2014), J. Comput. Phys. 267, 210-224; SciMLSensitivity's ``AdjointLSS``.
 
@@ -80,6 +81,8 @@ def shadowing_average(
             raise InvalidArgumentError(f"{name}={value!r} must be a positive number.")
     if problem.spec is not None or problem.packed.is_complex():
         raise InvalidStateError("y0 is a structure or complex; shadowing takes one real tensor as its state.")
+    if problem.mass_matrix is not None:
+        raise UnsupportedError("a mass_matrix with shadowing_average does not exist: solve for dy/dt in func.")
     t0, t1 = problem.t0.value, problem.t1.value
     if not 0 <= transient < t1 - t0:
         raise InvalidTimesError(f"transient={transient!r} must be >= 0 and end before t_span=({t0}, {t1}) does.")

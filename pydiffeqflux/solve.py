@@ -23,6 +23,7 @@ from .errors import (
     DelaySensitivityError,
     InvalidArgumentError,
     InvalidToleranceError,
+    MassMatrixMethodError,
     StepSizeRequiredError,
     UnknownNameError,
     UnknownOptionError,
@@ -63,6 +64,7 @@ def solve(
     norm: Callable[[Any], Any] | None = None,
     throw: bool = True,
     fallback: str | None = None,
+    initialise: str = "check",
     **unknown: NoReturn,
 ) -> Solution:
     """Solve an initial value problem; the result is differentiable.
@@ -73,8 +75,9 @@ def solve(
     Args:
         problem: what to solve; an :class:`SDEProblem` takes the methods of ``sde_methods``, no events, and no
             ``per_sample``, and its steps end at the save times (between them ``sol(t)`` is a straight line).
-        method: a method object or its name; where None, Tsit5 (for an :class:`SDEProblem` SOSRI, SOSRA, or, on
-            Stratonovich equations, Heun's; on general noise in Ito's sense EM, which needs ``dt``).
+        method: a method object or its name; where None, Tsit5 (with a mass matrix Rodas5P; for an
+            :class:`SDEProblem` SOSRI, SOSRA, or, on Stratonovich equations, Heun's; on general noise in Ito's sense
+            EM, which needs ``dt``).
         saveat: the times to return, monotonic within the span; a single number is a spacing. None returns
             every step (``save_everystep=True``) or the end only.
         rtol, atol: relative and absolute tolerance per entry of the state (tensors may broadcast).
@@ -103,6 +106,10 @@ def solve(
         throw: raise on failure; otherwise return the part that was solved, with its ``status``.
         fallback: with ``backend="julia"``, ``"callback"`` lets Julia call ``func`` in Python where it cannot be
             translated, at some tens of microseconds an evaluation; None raises then.
+        initialise: with algebraic equations (a singular ``mass_matrix``) the initial state must satisfy them, as every
+            state after a jump. ``"check"`` raises where it does not, by more than the tolerances; ``"solve"`` keeps
+            the differential variables (``mass_matrix @ y0``) and solves for the rest. Either way the gradient knows
+            that the algebraic variables are functions of the others.
 
     Raises:
         PyDiffEqFluxError: one of its subclasses, naming the argument, the value and the way out.
@@ -142,6 +149,7 @@ def solve(
         norm=_norm(norm),
         throw=throw,
         fallback=_fallback(fallback),
+        initialise=_initialise(initialise),
     )
     if not 0 <= dt_min < dt_max:
         raise InvalidArgumentError(f"dt_min={dt_min} and dt_max={dt_max} must satisfy 0 <= dt_min < dt_max.")
@@ -155,8 +163,10 @@ def solve(
         )
     if isinstance(problem, SDEProblem):
         _check_stochastic(options)
-    if isinstance(problem, DDEProblem):
+    elif isinstance(problem, DDEProblem):
         _check_delayed(problem, chosen, options, backend)
+    elif problem.mass_matrix is not None:
+        _check_mass(problem, chosen, per_sample)
     if per_sample and not problem.batched:
         raise UnsupportedError(
             "per_sample=True steps each row of y0 for itself, so the rows must be independent systems: say so with"
@@ -173,7 +183,8 @@ OPTIONS = tuple(p.name for p in inspect.signature(solve).parameters.values() if 
 
 def _method(method: Method | str | None, problem: ODEProblem | SDEProblem | DDEProblem, backend: str) -> Method:
     if not isinstance(problem, SDEProblem):
-        ordinary = methods.resolve("tsit5" if method is None else method, backend)
+        stiff = isinstance(problem, ODEProblem) and problem.mass_matrix is not None
+        ordinary = methods.resolve(("rodas5p" if stiff else "tsit5") if method is None else method, backend)
         if isinstance(ordinary, sde_methods.SDEMethod):
             raise UnsupportedError(
                 f"method={ordinary} is for an SDEProblem; {'an' if isinstance(problem, ODEProblem) else 'a'}"
@@ -309,6 +320,30 @@ def _fallback(fallback: Any) -> str | None:
     if fallback not in (None, "callback"):
         raise UnknownNameError("fallback", fallback, ["callback"])
     return None if fallback is None else "callback"
+
+
+def _initialise(initialise: Any) -> str:
+    if initialise not in ("check", "solve"):
+        raise UnknownNameError("initialise", initialise, ["check", "solve"])
+    return str(initialise)
+
+
+def _check_mass(problem: ODEProblem, method: Method, per_sample: bool) -> None:
+    """Whether ``M y' = f`` is something for this method.
+
+    Raises:
+        MassMatrixMethodError: it is not.
+    """
+    if not isinstance(method, methods.SciMLMethod) and not method.takes_mass:
+        raise MassMatrixMethodError(
+            f"method={method} cannot take a mass_matrix: use one of {', '.join(methods.taking_mass())}"
+            f" (or, where the matrix has an inverse, solve for the derivative in func by torch.linalg.solve)."
+        )
+    if per_sample:
+        raise MassMatrixMethodError(
+            "per_sample=True with a mass_matrix does not exist: leave it out; with batched=True each row still has a"
+            " small Jacobian of its own."
+        )
 
 
 def _events(event: Any) -> tuple[Event, ...]:

@@ -46,6 +46,8 @@ class SolveOptions:
     throw: bool = True
     #: What a backend that translates the function may do where it cannot: None (raise) or "callback".
     fallback: str | None = None
+    #: A state that does not satisfy the algebraic equations: refused ("check"), or solved for ("solve").
+    initialise: str = "check"
 
 
 class Backend(Protocol):

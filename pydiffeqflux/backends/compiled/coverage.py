@@ -19,6 +19,8 @@ CONTINUOUS = (InterpolatingAdjoint, BacksolveAdjoint, GaussAdjoint)
 def uncovered(problem: ODEProblem, method: Method, options: SolveOptions) -> str | None:
     """Why this solve is not one for the compiled engine; None where it is. The model itself is not looked at."""
     y = problem.packed
+    if problem.mass_matrix is not None:
+        return "a mass matrix is not compiled"
     if transforming():
         return "torch.func transforms and forward mode go through eager operations"
     if y.device.type != "cpu":

@@ -103,7 +103,7 @@ def initial_step(rhs: Rhs, stepper: Stepper, t0: float, span: float, y0: Tensor,
         return math.nan
     h0 = 1e-6 if min(d0, d1) < 1e-5 or math.isinf(d1) else 0.01 * d0 / d1
     h0 = min(h0, abs(span))
-    f1 = rhs(t0 + math.copysign(h0, span), y0 + f0 * math.copysign(h0, span))
+    f1 = rhs.derivative(t0 + math.copysign(h0, span), y0 + f0 * math.copysign(h0, span))
     d2 = to_float(tol.norm((f1 - f0) / scale)) / h0
     steepest = max(d1, d2)
     if steepest <= 1e-15:

@@ -167,7 +167,7 @@ class Integration:
         if self.settings.dt is not None:
             self.dt = abs(self.settings.dt)
         else:
-            f0 = self.rhs(self.now(), y0) if slope is None else slope
+            f0 = self.rhs.derivative(self.now(), y0) if slope is None else slope
             span = self.first_span()
             if not all_finite(f0):
                 self.fail(Status.NON_FINITE, "the right-hand side is NaN or infinite at the initial state")
@@ -395,7 +395,7 @@ class Integration:
         base = torch.tensor(value, dtype=torch.float64, device=y.device) if anchor is None else anchor
         if not recording():
             return y
-        f = self.rhs(self.now(), y) if slope is None else slope
+        f = self.rhs.derivative(self.now(), y) if slope is None else slope
         return y + f * (when - when.detach() - base + base.detach()).to(self.rhs.time_dtype)
 
     # -- other endings ----------------------------------------------------------------------------

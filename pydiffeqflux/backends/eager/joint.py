@@ -120,11 +120,12 @@ def chain(
 ) -> tuple[Collected, Status, str]:
     """Stretch after stretch until the end, a terminal event, or a failure; whoever ``run`` solves them with."""
     doses = _doses_ahead(problem, options)
-    y, t = problem.packed, problem.t0
+    t = problem.t0
+    y = rhs.settle(_stamp(t), problem.packed)
     got, taken = Collected(), 0
     keep_steps = options.saves is None and options.unsaved == "steps"
     if doses and doses[0][0].value == t.value:
-        taken = _save_before_doses(problem, rhs, options, got)
+        taken = _save_before_doses(problem, rhs, options, y, got)
         y, doses = _apply_due(rhs, doses, t, y)
     while True:
         end = doses[0][0] if doses else problem.t1
@@ -146,7 +147,7 @@ def chain(
                 _close(got, out, options)
                 return got, Status.EVENT, ""
             assert event.affect is not None
-            y = affected(rhs, event.affect, rhs.time(_stamp(t)), y)
+            y = rhs.settle(_stamp(t), affected(rhs, event.affect, rhs.time(_stamp(t)), y))
             if t.value == problem.t1.value:
                 break
             continue
@@ -163,9 +164,9 @@ def chain(
     return got, Status.SUCCESS, ""
 
 
-def _save_before_doses(problem: Problem, rhs: Rhs, options: SolveOptions, got: Collected) -> int:
+def _save_before_doses(problem: Problem, rhs: Rhs, options: SolveOptions, y0: Tensor, got: Collected) -> int:
     """Save the state at the start, where doses are about to change it; how many save times that takes."""
-    saves, t0, y0 = options.saves, problem.t0, problem.packed
+    saves, t0 = options.saves, problem.t0
     if saves is None or saves.values[0] != t0.value:
         return 0
     point = saves.point(0)
@@ -176,7 +177,7 @@ def _save_before_doses(problem: Problem, rhs: Rhs, options: SolveOptions, got: C
             shift = shift + (point - point.detach())
         if t0.tensor is not None:
             shift = shift - (t0.tensor - t0.tensor.detach())
-        y0 = y0 + rhs(_stamp(t0), y0) * shift.to(rhs.time_dtype)
+        y0 = y0 + rhs.derivative(_stamp(t0), y0) * shift.to(rhs.time_dtype)
     got.states.append(y0)
     return 1
 
@@ -219,7 +220,7 @@ def _apply_due(
     while doses and doses[0][0].value == t.value:
         y = affected(rhs, doses[0][1], rhs.time(_stamp(t)), y)
         doses = doses[1:]
-    return y, doses
+    return rhs.settle(_stamp(t), y), doses
 
 
 def _saves_of(saves: SaveTimes | None, taken: int, end: TimePoint, sign: float) -> SaveTimes | None:

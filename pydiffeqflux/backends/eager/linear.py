@@ -1,4 +1,4 @@
-"""Jacobians of the right-hand side, and the linear systems ``(I - h df/dy) x = b`` of implicit methods.
+"""Jacobians of the right-hand side, and the linear systems ``(M - h df/dy) x = b`` of implicit methods.
 
 A state is taken apart into real columns here: ``(N,)`` for the whole state, or ``(B, D)`` where its rows are
 independent systems (then there is one small matrix a row). Complex entries count as two reals: the Jacobian
@@ -56,6 +56,8 @@ class Linearised:
     dfdy: Tensor
     #: Shaped like the state; None where it was not asked for, or f is known not to depend on t.
     dfdt: Tensor | None
+    #: The matrix in front of the derivative, ``(N, N)`` or ``(B, D, D)``; None for the identity.
+    leading: Tensor | None = None
 
 
 def jacobian(rhs: Rhs, t: Scalar, y: Tensor, *, batched: bool, with_time: bool = False) -> Linearised:
@@ -72,6 +74,7 @@ def jacobian(rhs: Rhs, t: Scalar, y: Tensor, *, batched: bool, with_time: bool =
     rhs.njac += 1
     if rhs.linearise is not None:
         known: Linearised = rhs.linearise(t, y, batched, with_time)
+        known.leading = rhs.leading if known.leading is None else known.leading
         return known
     time, columns = rhs.time(t), to_columns(y, batched)
 
@@ -79,7 +82,7 @@ def jacobian(rhs: Rhs, t: Scalar, y: Tensor, *, batched: bool, with_time: bool =
         return to_columns(rhs.evaluate(time, from_columns(columns, y)), batched)
 
     f, dfdy, dfdt = _first_that_works(rhs, field, time, columns, with_time)
-    return Linearised(from_columns(f, y), dfdy, None if dfdt is None else from_columns(dfdt, y))
+    return Linearised(from_columns(f, y), dfdy, None if dfdt is None else from_columns(dfdt, y), rhs.leading)
 
 
 Field = Callable[[Tensor, Tensor], Tensor]
@@ -263,7 +266,7 @@ def as_converged(flags: Flags, like: Tensor) -> Any:
 
 @dataclass(slots=True)
 class Factored:
-    """``W = I - h df/dy``, factorised once for many solves."""
+    """``W = M - h df/dy``, factorised once for many solves."""
 
     matrix: Tensor
     lu: Tensor
@@ -293,13 +296,18 @@ class Factored:
         return from_columns(x.squeeze(-1), b)
 
 
-def factorise(dfdy: Tensor, h: Scalar, *, batched: bool) -> Factored:
-    """Factorise ``I - h dfdy``; h is a number, a 0-dim tensor, or (when batched) one number a row."""
-    eye = torch.eye(dfdy.shape[-1], dtype=dfdy.dtype, device=dfdy.device)
+def factorise(dfdy: Tensor, h: Scalar, *, batched: bool, leading: Tensor | None = None) -> Factored:
+    """Factorise ``M - h dfdy``; h is a number, a 0-dim tensor, or (when batched) one number a row.
+
+    Args:
+        leading: M; None for the identity.
+    """
+    if leading is None:
+        leading = torch.eye(dfdy.shape[-1], dtype=dfdy.dtype, device=dfdy.device)
     if isinstance(h, Tensor):
-        matrix = eye - (h.reshape(-1, 1, 1) if h.dim() else h).to(dfdy.dtype) * dfdy
+        matrix = leading - (h.reshape(-1, 1, 1) if h.dim() else h).to(dfdy.dtype) * dfdy
     else:
-        matrix = torch.add(eye, dfdy, alpha=-h)
+        matrix = torch.add(leading, dfdy, alpha=-h)
     lu, pivots, info = torch.linalg.lu_factor_ex(matrix if _natively(matrix) else matrix.detach())
     return Factored(matrix, lu, pivots, batched, info, per_row(h))
 

@@ -1,7 +1,7 @@
-"""Implicit stages: solve ``x = h f(t, base + x)``, and differentiate what solves it.
+"""Implicit stages: solve ``M x = h f(t, base + x)``, and differentiate what solves it.
 
 The equation is solved without a graph, by Newton's method with a frozen factorisation. The gradient comes from
-the implicit function theorem afterwards: with ``r(x) = x - h f(t, base + x)`` and W its Jacobian at the solution,
+the implicit function theorem afterwards: with ``r(x) = M x - h f(t, base + x)`` and W its Jacobian at the solution,
 one further Newton correction ``x - W^-1 r(x)``, whose ``r`` carries the graph and whose W is a constant, has the
 exact first derivative. (Each correction makes one more derivative exact, so two of them carry the second.)
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 from ...errors import GradientError
 from ...tracking import forwarding_twice
 from .convergence import NewtonSettings as NewtonSettings
-from .linear import Factored, Flags, factorise, from_columns, jacobian, per_row, to_columns
+from .linear import Factored, Flags, Linearised, factorise, from_columns, jacobian, per_row, to_columns
 from .rhs import Rhs
 from .stepper import Scalar
 
@@ -44,14 +44,14 @@ class Solved:
 def solve_stage(
     rhs: Rhs, t: Scalar, base: Tensor, h: Scalar, guess: Tensor, w: Factored, settings: NewtonSettings
 ) -> Solved:
-    """Solve ``x = h f(t, base + x)`` with the frozen factors ``w`` of ``I - h df/dy``; no graph."""
+    """Solve ``M x = h f(t, base + x)`` with the frozen factors ``w`` of ``M - h df/dy``; no graph."""
     base, x = base.detach(), guess.detach()
     z = base + x
     scale = settings.scale(z)
     test = settings.test(z, w.regular, per_row(h))
     go_on = test.open
     while go_on:
-        change = w.solve(rhs(t, z) * h - x)
+        change = w.solve(rhs.defect(t, z, x, h))
         x = x + change
         go_on = test.judge(change / scale)
         if go_on:
@@ -72,24 +72,38 @@ def keep_rows(x: Tensor, solved: Flags) -> Tensor:
 
 def attach_gradient(
     rhs: Rhs, t: Scalar, base: Tensor, h: Scalar, x: Tensor, *, batched: bool, second_order: bool
-) -> tuple[Tensor, Factored, Tensor]:
-    """The solution ``x`` with its derivatives, W at the solution, and the Jacobian in it (both constants)."""
+) -> tuple[Tensor, Factored, Linearised]:
+    """The solution ``x`` with its derivatives, W at the solution, and the Jacobians in it (both constants)."""
+    refuse_forward_twice()
+    x = x.detach()
+    with torch.no_grad():
+        here = jacobian(rhs, t, base + x, batched=batched)
+        w = factorise(here.dfdy, h, batched=batched, leading=here.leading)
+
+    def residual(x: Tensor) -> Tensor:
+        return -rhs.defect(t, base + x, x, h)
+
+    return corrected(x, residual, w.lu, w.pivots, batched=batched, order=2 if second_order else 1), w, here
+
+
+def corrected(
+    x: Tensor, residual: Callable[[Tensor], Tensor], lu: Tensor, pivots: Tensor, *, batched: bool, order: int
+) -> Tensor:
+    """The root ``x`` of ``residual`` with ``order`` derivatives, by Newton corrections that do not move it."""
+    for _ in range(order):
+        columns = (to_columns(part, batched) for part in (x, residual(x)))
+        x = from_columns(_correct(*columns, lu, pivots, order), x)
+    return x
+
+
+def refuse_forward_twice() -> None:
+    """Raises GradientError where derivatives of the implicit function would be lost without a word."""
     if forwarding_twice():
         raise GradientError(
             "forward mode inside forward mode (jacfwd(jacfwd(f)), say) through an implicit method that iterates; take"
             " one of the two derivatives in reverse, as torch.func.hessian does, or use a Rosenbrock method, such as"
             " 'rodas5p'."
         )
-    x = x.detach()
-    with torch.no_grad():
-        here = jacobian(rhs, t, base + x, batched=batched)
-        w = factorise(here.dfdy, h, batched=batched)
-    order = 2 if second_order else 1
-    for _ in range(order):
-        residual = x - rhs(t, base + x) * h
-        columns = (to_columns(part, batched) for part in (x, residual))
-        x = from_columns(_correct(*columns, w.lu, w.pivots, order), x)
-    return x, w, here.dfdy
 
 
 class _Correct(torch.autograd.Function):

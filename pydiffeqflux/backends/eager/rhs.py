@@ -34,6 +34,8 @@ class Rhs:
         self.njac = 0
         #: Evaluations of the diffusion, where there is one.
         self.ng = 0
+        #: The constant matrix M of ``M y' = f``, where there is one.
+        self.mass: Any = None
         #: Replaces the general Jacobian where a better one is known (the adjoint equation's).
         self.linearise: Callable[[Scalar, Tensor, bool, bool], Any] | None = None
         self._checked = False
@@ -83,6 +85,31 @@ class Rhs:
         if self.spec is not None:
             return self.spec.flatten(self.func(self.time(t), self.spec.unflatten(y)))
         return self.func(self.time(t), y)
+
+    @property
+    def leading(self) -> Tensor | None:
+        """The matrix in front of the derivative, over columns; None for the identity."""
+        return None
+
+    def weighed(self, x: Tensor) -> Tensor:
+        """That matrix times ``x``."""
+        return x
+
+    def defect(self, t: Scalar, y: Tensor, x: Tensor, h: Scalar) -> Tensor:
+        """What is zero where the derivative at ``(t, y)`` is ``x / h``: the equation of an implicit stage, times h."""
+        return self(t, y) * h - self.weighed(x)
+
+    def derivative(self, t: Scalar, y: Tensor) -> Tensor:
+        """dy/dt at a (consistent) state."""
+        return self(t, y)
+
+    def settle(self, t: Scalar, y: Tensor) -> Tensor:
+        """The consistent state for ``y``, where it begins and after every jump.
+
+        Raises:
+            InconsistentStateError, InitialisationError, HighIndexError: there is none (or solving was not asked for).
+        """
+        return y
 
     def probe(self, t: Tensor, y: Tensor) -> Tensor:
         """Everything that the model computes at one point, as one tensor: what its parameters are found by."""

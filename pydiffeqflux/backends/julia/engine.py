@@ -136,6 +136,8 @@ def _require(problem: Problem, options: SolveOptions) -> None:
         raise UnsupportedError(
             f"a {type(problem).__name__} cannot be solved on backend='julia' yet: use backend='torch'."
         )
+    if problem.mass_matrix is not None:
+        raise UnsupportedError("a mass_matrix does not exist on backend='julia' yet: use backend='torch'.")
     y0 = problem.packed
     if y0.is_complex() or y0.dtype not in (torch.float32, torch.float64):
         raise DtypeError(

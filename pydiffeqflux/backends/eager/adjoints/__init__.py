@@ -25,6 +25,7 @@ from .function import run_stretch
 from .gauss import Gauss, Quadrature
 from .interpolating import Interpolating
 from .job import Job
+from .jumps import check_mass
 
 _ALGORITHMS: dict[type[SenseAlg], type[Adjoint]] = {
     sensealgs.BacksolveAdjoint: Backsolve,
@@ -58,6 +59,7 @@ def adjoint_runner(
         )
         if isinstance(sensealg, DiscreteAdjoint):
             return run_checkpointed(job, y0)
+        check_mass(rhs, sensealg)
         algorithm = _stochastic(stepper) if isinstance(rhs, Sde) else _ALGORITHMS.get(type(sensealg))
         if algorithm is None:
             raise UnsupportedError(f"sensealg={sensealg.name} does not exist on backend='torch'.")

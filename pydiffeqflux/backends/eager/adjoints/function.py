@@ -53,13 +53,13 @@ class _Solve(torch.autograd.Function):
             lam0, mu = adjoint.backward(y0, ys, y1, Seeds(g_ys, g_y1))
             g_t0 = g_t1 = g_saves = None
             if t0 is not None:
-                g_t0 = -_dot(lam0, job.rhs(job.t0, y0)).to(t0)
+                g_t0 = -_dot(lam0, job.rhs.derivative(job.t0, y0)).to(t0)
             if t1 is not None and job.outcome.stopped_by is None:
-                g_t1 = _dot(g_y1, job.rhs(job.t1, y1)).to(t1)
+                g_t1 = _dot(g_y1, job.rhs.derivative(job.t1, y1)).to(t1)
             if saves is not None:
                 g_saves = torch.zeros_like(saves)
                 for i, t in enumerate(job.ts):
-                    g_saves[i] = _dot(g_ys[i], job.rhs(t, ys[i])).to(saves)
+                    g_saves[i] = _dot(g_ys[i], job.rhs.derivative(t, ys[i])).to(saves)
         message = _no_second_derivative(adjoint)
         return (None, *once(message, (lam0, g_t0, g_t1, g_saves, *mu), (y0, t0, t1, saves, g_ys, g_y1, *params)))
 
@@ -99,7 +99,7 @@ def link_crossing(rhs: Rhs, events: Sequence[Event], index: int, when: float, y:
     """An event that a stretch ended with, its time made differentiable along the solution's tangent."""
     if not torch.is_grad_enabled():
         return Crossing(index, TimePoint(when), y)
-    slope = rhs(when, y)
+    slope = rhs.derivative(when, y)
 
     def path(time: Tensor) -> Tensor:
         return y + slope * (time - time.detach()).to(rhs.time_dtype)

@@ -14,6 +14,7 @@ from .adjoint import Adjoint
 from .forward_path import ForwardPath
 from .jacobians import transposed
 from .job import Seeds
+from .jumps import Jumps
 from .sweep import Reverse, add, stretches
 
 Integrand = Callable[[float], list[Tensor]]
@@ -36,20 +37,22 @@ class Gauss(Adjoint):
             assert v_y is not None
             return v_y
 
-        lam = seeds.at_end
+        jumps = Jumps(job)
         mu = [torch.zeros_like(p) for p in job.params]
-        reverse = Reverse(job, adjoint, lam, batched=job.batched)
+        lam, mu = jumps.take(job.t1, y1, torch.zeros_like(y1), mu, seeds.at_end)
+        mass = None if job.rhs.mass is None else job.rhs.mass.matrix.mT
+        reverse = Reverse(job, adjoint, lam, batched=job.batched, mass=mass)
         path.clock = reverse.rhs
         reverse.rhs.linearise = transposed(job, path)
-        for t, s, jump, _ in path.split(stretches(job, seeds)):
+        for t, s, jump, index in path.split(stretches(job, seeds)):
             if t != s:
                 solved = Piecewise(1.0 if s > t else -1.0)
                 lam = reverse.run(lam, t, s, solved)
                 if mu:
                     mu = add(mu, self._integral(solved, lambda time: self._integrand(path, solved, time)))  # noqa: B023
-            if jump is not None:
-                lam = lam + jump
-        return lam, mu
+            if jump is not None and index is not None:
+                lam, mu = jumps.take(s, ys[index], lam, mu, jump)
+        return jumps.at_start(lam), mu
 
     def _integrand(self, path: ForwardPath, solved: Piecewise, t: float) -> list[Tensor]:
         _, _, v_p = self.job.vjp(t, path(t), solved(t), state=False)

@@ -8,6 +8,7 @@ from torch import Tensor
 from .adjoint import Adjoint
 from .forward_path import ForwardPath
 from .job import Seeds
+from .jumps import Jumps
 from .sweep import Reverse, largest_of, stretches
 
 
@@ -28,13 +29,15 @@ class Interpolating(Adjoint):
             assert v_y is not None
             return (v_y, *v_p)
 
-        lam = seeds.at_end
+        jumps = Jumps(job)
         mu = [torch.zeros_like(p) for p in job.params]
+        lam, mu = jumps.take(job.t1, y1, torch.zeros_like(y1), mu, seeds.at_end)
         width = y0.numel() * (2 if y0.is_complex() and mu else 1)
-        reverse = Reverse(job, augmented, (lam, *mu), norm=largest_of(width))
+        mass = jumps.matrix(sum(p.numel() for p in mu))
+        reverse = Reverse(job, augmented, (lam, *mu), norm=largest_of(width), mass=mass)
         path.clock = reverse.rhs
-        for t, s, jump, _ in path.split(stretches(job, seeds)):
+        for t, s, jump, index in path.split(stretches(job, seeds)):
             lam, *mu = reverse.run((lam, *mu), t, s)
-            if jump is not None:
-                lam = lam + jump
-        return lam, mu
+            if jump is not None and index is not None:
+                lam, mu = jumps.take(s, ys[index], lam, mu, jump)
+        return jumps.at_start(lam), mu

@@ -17,7 +17,9 @@ from ..control import Norm, Tolerances, rms_norm
 from ..dense import Piecewise
 from ..failure import failure
 from ..integrate import Counts, Integration
+from ..mass import Mass, MassRhs
 from ..rhs import Rhs
+from ..settle import Policy
 from .job import Job, Seeds
 
 
@@ -49,10 +51,10 @@ class Reverse:
         *,
         batched: bool = False,
         norm: Norm | None = None,
+        mass: Tensor | None = None,
     ):
         sense: Any = job.sensealg
         packed, self.spec = pack(state)
-        self.rhs = Rhs(func, self.spec, packed)
         self.method = job.method if sense.method is None else resolve(sense.method)
         forward = job.settings.tol
         tol = Tolerances(
@@ -61,6 +63,11 @@ class Reverse:
             norm=rms_norm if norm is None else norm,
         )
         self.stepper = stepper_for(self.method, tol, batched=batched)
+        if mass is None:
+            self.rhs = Rhs(func, self.spec, packed)
+        else:
+            whole = Mass.of(mass, packed, batched)
+            self.rhs = MassRhs(func, self.spec, packed, whole, Policy(tol, solve=True))
         self.settings = replace(
             job.settings,
             tol=tol,
@@ -88,7 +95,7 @@ class Reverse:
             going = Integration(
                 self.rhs, self.stepper, settings, TimePoint(t), TimePoint(s), None, counts=self.counts, pieces=pieces
             )
-            out = going.run(packed)
+            out = going.run(self.rhs.settle(t, packed))
         if not out.status.ok:
             raise failure(out.status, f"in the backward solve, {out.message}", out.t1.value, (t, s), self.method)
         if self.stepper.adaptive:

@@ -33,12 +33,14 @@ class Frozen:
 
     jacobian: Tensor
     w: Factored
-    #: The h in ``W = I - h df/dy``.
+    #: The h in ``W = M - h df/dy``.
     h: Scalar
+    #: M, where it is not the identity.
+    leading: Tensor | None
 
 
 class Carry(NamedTuple):
-    #: f at the current point.
+    #: The slope at the current point.
     f: Tensor
     #: ``(ROWS, *state)``, the backward differences; None before the first step.
     table: Tensor | None
@@ -79,7 +81,7 @@ class Qndf:
                 "per_sample=True with method='qndf': its rows share one step and one order; use 'rodas5p',"
                 " 'rosenbrock23', 'kencarp4' or 'kvaerno5' per sample, or per_sample=False."
             )
-        return Carry(rhs(t, y), None, 0.0, 1, 0, None)
+        return Carry(rhs.derivative(t, y), None, 0.0, 1, 0, None)
 
     def slope(self, carry: Carry) -> Tensor:
         return carry.f
@@ -96,8 +98,8 @@ class Qndf:
         solved, frozen = self._solve(rhs, t + dt, base, h, known, carry.frozen)
         x = solved.x
         if solved.converged and recording():
-            x, w, dfdy = attach_gradient(rhs, t + dt, base, h, x, batched=self.batched, second_order=self.second_order)
-            frozen = Frozen(dfdy, w, h)
+            x, w, here = attach_gradient(rhs, t + dt, base, h, x, batched=self.batched, second_order=self.second_order)
+            frozen = Frozen(here.dfdy, w, h, here.leading)
         correction = x - known
         table = _apply(ndf.advance(order), torch.cat([table, correction.unsqueeze(0)]))
         y1 = base + x
@@ -132,13 +134,14 @@ class Qndf:
         """Solve the implicit equation; with a new Jacobian only where the old one does not do."""
         if frozen is not None:
             if not (isinstance(h, float) and h == frozen.h):
-                w = factorise(frozen.jacobian, h, batched=self.batched)
-                frozen = Frozen(frozen.jacobian, w, h)
+                w = factorise(frozen.jacobian, h, batched=self.batched, leading=frozen.leading)
+                frozen = Frozen(frozen.jacobian, w, h, frozen.leading)
             solved = solve_stage(rhs, t, base, h, guess, frozen.w, self._settings)
             if solved.converged:
                 return solved, frozen
-        dfdy = jacobian(rhs, t, base + guess, batched=self.batched).dfdy
-        frozen = Frozen(dfdy, factorise(dfdy, h, batched=self.batched), h)
+        here = jacobian(rhs, t, base + guess, batched=self.batched)
+        w = factorise(here.dfdy, h, batched=self.batched, leading=here.leading)
+        frozen = Frozen(here.dfdy, w, h, here.leading)
         return solve_stage(rhs, t, base, h, guess, frozen.w, self._settings), frozen
 
     def _choose(

@@ -164,8 +164,8 @@ class FixedImplicit:
         attempt = solve_robustly(rhs, t, base, h, guess, w, settings)
         if not recording():
             return attempt.x, attempt, None
-        x, _, dfdy = attach_gradient(rhs, t, base, h, attempt.x, batched=self.batched, second_order=self.second_order)
-        return x, attempt, dfdy
+        x, _, here = attach_gradient(rhs, t, base, h, attempt.x, batched=self.batched, second_order=self.second_order)
+        return x, attempt, here.dfdy
 
 
 def _node(t: Scalar, dt: Scalar, c: float) -> Scalar:

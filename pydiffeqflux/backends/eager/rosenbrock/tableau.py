@@ -1,9 +1,9 @@
 """Rosenbrock methods: one Jacobian and one factorisation a step, and no iteration.
 
 Written for the transformed stages of Hairer & Wanner II, section IV.7 (equation 7.25), which need no product
-with the Jacobian. With ``W = I - gamma dt df/dy`` each stage solves::
+with the Jacobian. With ``W = M - gamma dt df/dy`` (M the mass matrix, or the identity) each stage solves::
 
-    W u_i = gamma (dt f(t + c_i dt, y + sum_j a_ij u_j) + sum_j C_ij u_j + d_i dt^2 df/dt)
+    W u_i = gamma (dt f(t + c_i dt, y + sum_j a_ij u_j) + M sum_j C_ij u_j + d_i dt^2 df/dt)
 
 and the step ends at ``y + sum_i b_i u_i``. Everything is explicit in the Jacobian, so that the autograd graph
 through it (second derivatives of the right-hand side) is the exact derivative of the step, of any order.
@@ -85,7 +85,11 @@ class Rosenbrock:
         self._dense: Coefficients = dense[self._used]
 
     def start(self, rhs: Rhs, t: Scalar, y: Tensor) -> Carry:
-        return Carry(rhs(t, y) if self.tableau.fsal else None, Memo())
+        return Carry(rhs(t, y) if self._keeps_f(rhs) else None, Memo())
+
+    def _keeps_f(self, rhs: Rhs) -> bool:
+        """Whether f at the step's end is handed on; with a mass matrix it is not the slope of the solution."""
+        return self.tableau.fsal and rhs.mass is None
 
     def slope(self, carry: Carry) -> Tensor | None:
         return carry.f
@@ -99,13 +103,13 @@ class Rosenbrock:
         here = carry.memo.at(rhs, t, y, batched=self.batched, with_time=True)
         if carry.f is None:
             rhs.nf += 1  # the Jacobian's own evaluation serves as the first stage's
-        w = factorise(here.dfdy, tab.gamma * dt, batched=self.batched)
+        w = factorise(here.dfdy, tab.gamma * dt, batched=self.batched, leading=here.leading)
         f = here.f
         stages: list[Tensor] = []
         for i in range(len(tab.c)):
             if i:
                 f = rhs(t + dt if tab.c[i] == 1.0 else t + tab.c[i] * dt, advance(y, 1.0, self._states[i], stages))
-            stages.append(w.solve(self._stage_rhs(i, dt, f, here, stages)))
+            stages.append(w.solve(self._stage_rhs(rhs, i, dt, f, here, stages)))
         y1 = advance(y, 1.0, self._b, stages)
         with torch.no_grad():
             error = combine(self._error, stages)
@@ -113,14 +117,16 @@ class Rosenbrock:
             y1=y1,
             error=error,
             interpolant=lambda: Interpolant(y, [stages[i] for i in self._used], self._dense, None),
-            carry=Carry(f if tab.fsal else None, Memo()),
+            carry=Carry(f if self._keeps_f(rhs) else None, Memo()),
             converged=w.converged,
         )
 
-    def _stage_rhs(self, i: int, dt: Scalar, f: Tensor, here: Linearised, stages: list[Tensor]) -> Tensor:
+    def _stage_rhs(self, rhs: Rhs, i: int, dt: Scalar, f: Tensor, here: Linearised, stages: list[Tensor]) -> Tensor:
         tab = self.tableau
         total = f * (tab.gamma * dt)
         if tab.d[i] != 0.0 and here.dfdt is not None:
             weight = tab.gamma * tab.d[i] * dt * dt
             total = total + here.dfdt * weight if isinstance(weight, Tensor) else total.add(here.dfdt, alpha=weight)
+        if rhs.mass is not None and self._couplings[i]:
+            return total + rhs.weighed(combine(self._couplings[i], stages))
         return advance(total, 1.0, self._couplings[i], stages)

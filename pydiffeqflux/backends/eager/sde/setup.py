@@ -8,6 +8,7 @@ from ....problem import ODEProblem
 from ....sde_methods import SDEMethod
 from ....sde_problem import SDEProblem
 from ...backend import Problem, SolveOptions
+from ..mass import mass_rhs
 from ..rhs import Rhs
 from ..stepper import Stepper
 from . import path as paths
@@ -18,6 +19,8 @@ from .tree import Tree
 def equation_of(problem: Problem, method: Method, options: SolveOptions) -> Rhs:
     """The right-hand side, with a Brownian path where the problem is a stochastic one."""
     if isinstance(problem, ODEProblem):
+        if problem.mass_matrix is not None:
+            return mass_rhs(problem, options)
         return Rhs(problem.func, problem.spec, problem.packed)
     assert isinstance(problem, SDEProblem) and isinstance(method, SDEMethod)
     sde = Sde(problem.drift, problem.diffusion, problem.packed, problem.noise, problem.interpretation)

@@ -1,9 +1,9 @@
 """ESDIRK methods: diagonally implicit, one diagonal coefficient, an explicit first stage.
 
 The carry's slope is the previous step's last stage (the methods are stiffly accurate: that stage *is* the
-solution), so the first stage costs nothing. All others solve ``x = gamma dt f(t_i, base + x)`` by Newton's
-method with one factorisation. Stage values are kept as ``u_i = dt k_i = x_i / gamma``: f is not evaluated at the
-solution, where stiffness would magnify what Newton left over.
+solution), so the first stage costs nothing. All others solve ``M x = gamma dt f(t_i, base + x)`` by Newton's
+method with one factorisation (M is the mass matrix, or the identity). Stage values are kept as ``u_i = dt k_i = x_i /
+gamma``: f is not evaluated at the solution, where stiffness would magnify what Newton left over.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class EsdirkTableau:
 
 
 class Carry(NamedTuple):
-    #: f at the current point.
+    #: The slope at the current point.
     f: Tensor
     #: A Jacobian from an earlier point that still serves; None asks for a new one.
     jacobian: Constant | None
@@ -120,7 +120,7 @@ class Esdirk:
         self._dense: Coefficients = dense[self._used]
 
     def start(self, rhs: Rhs, t: Scalar, y: Tensor) -> Carry:
-        return Carry(rhs(t, y), None, Memo())
+        return Carry(rhs.derivative(t, y), None, Memo())
 
     def slope(self, carry: Carry) -> Tensor:
         return carry.f
@@ -141,7 +141,7 @@ class Esdirk:
         y1 = advance(y, 1.0, self._b, stages)
         with torch.no_grad():
             # Filtered by W^-1: unfiltered, the estimate of a stiff component is far larger than its error.
-            error = newton.w.solve(combine(self._error, stages))
+            error = newton.w.solve(rhs.weighed(combine(self._error, stages)))
         # Rows that step for themselves are at different points: nothing is kept for them.
         keep = not per_row(dt) and (newton.rate < SLOW or newton.iterations <= 2)
         return Step(
@@ -159,7 +159,7 @@ class Esdirk:
 
         @torch.no_grad()
         def factor(dfdy: Tensor) -> Factored:
-            return factorise(dfdy, self.tableau.gamma * dt, batched=self.batched)
+            return factorise(dfdy, self.tableau.gamma * dt, batched=self.batched, leading=rhs.leading)
 
         # After a rejected attempt that renewed the Jacobian here, the memo has it.
         if carry.jacobian is None or carry.memo.linearised is not None:
@@ -180,9 +180,10 @@ class Esdirk:
         newton.note(found)
         if not (recording() and newton.solved.any()):
             return found.x / tab.gamma
-        x, newton.w, newton.jacobian = attach_gradient(
+        x, newton.w, here = attach_gradient(
             rhs, time, base, h, found.x, batched=self.batched, second_order=self.second_order
         )
+        newton.jacobian = here.dfdy
         newton.fresh = False
         return x / tab.gamma
 
