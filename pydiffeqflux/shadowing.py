@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.linalg import solveh_banded
 from torch import Tensor
 
 from .errors import InvalidArgumentError, InvalidStateError, InvalidTimesError, ShapeError, UnsupportedError
@@ -161,5 +160,7 @@ def _adjoint(jacobians: Array, speeds: Array, slopes: Array, stretch: Array, h: 
             if column >= row:
                 band[column - row, :, column] = diagonal[:, row, column]
             band[n + column - row, 1:, column] = above[:, row, column]
+    from scipy.linalg import solveh_banded  # SciPy is slow to import
+
     solved: Array = solveh_banded(band[::-1].reshape(2 * n, count * n), right.reshape(-1), check_finite=False)
     return solved.reshape(count, n)

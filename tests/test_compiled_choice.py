@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -225,3 +226,9 @@ def test_tensors_that_cannot_be_followed() -> None:
     hidden = weakref.ref(w)
     with pytest.raises(UnsupportedError, match="could not be found among its attributes"):
         end(lambda t, y: -hidden() * y)
+
+
+def test_functions_that_are_not_what_was_traced() -> None:
+    """Python's own random numbers leave no mark in a trace."""
+    with pytest.raises(UnsupportedError, match="traced is not the one that runs"):
+        end(lambda t, y: -y * random.random())

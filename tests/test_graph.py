@@ -163,6 +163,38 @@ def test_a_branch_on_a_value() -> None:
         kernels(func, T, torch.ones(2, dtype=torch.float64))
 
 
+LOOKS = {
+    "numpy": lambda y: torch.from_numpy(np.sin(y.detach().numpy())),
+    "array": lambda y: torch.from_numpy(np.asarray(y.detach()) + 1.0),
+    "list": lambda y: torch.tensor(y.tolist(), dtype=torch.float64),
+    "item": lambda y: y * y[0].item(),
+    "float": lambda y: y * float(y.sum()),
+    "int of a buffer": lambda y: y * int(COUNT),
+}
+COUNT = torch.tensor(3)
+
+
+@pytest.mark.parametrize("kind", LOOKS)
+def test_looking_at_a_value_in_any_other_way(kind: str) -> None:
+    with pytest.raises(UntraceableError, match=r"decides by the value of a tensor.*test_graph\.py"):
+        kernels(lambda t, y: LOOKS[kind](y), T, torch.ones(2, dtype=torch.float64))
+
+
+def test_a_value_that_is_always_the_same_may_be_looked_at() -> None:
+    y = torch.ones(2, dtype=torch.float64)
+    traced = kernels(lambda t, y: y * float(torch.tensor(2.0) + torch.ones(3).sum()), T, y)
+    assert list(run(traced, "f", T, y)["out"]) == [5.0, 5.0]
+
+
+def test_functions_that_torch_has_compiled_are_traced_as_they_were_written() -> None:
+    layer = torch.nn.Linear(2, 2).double()
+    wrapped, y = torch.compile(layer, backend="eager"), torch.ones(2, dtype=torch.float64)
+    expected = wrapped(y)
+    traced = kernels(lambda t, y: wrapped(y), T, y)
+    assert traced.graphs.params == 2
+    assert close(run(traced, "f", T, y)["out"], expected)
+
+
 def test_random_numbers() -> None:
     drop = nn.Dropout(0.5)
     with pytest.raises(UntraceableError, match=r"bernoulli.*random numbers"):

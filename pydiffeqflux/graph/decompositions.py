@@ -31,7 +31,7 @@ NAMES = """
 
 @functools.cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """The decomposition table for :func:`torch.fx.experimental.proxy_tensor.make_fx`."""
+    """The decomposition table for :func:`~pydiffeqflux.graph.record.record`."""
     wanted = {f"aten.{name}" for name in NAMES}
     table = {}
     for op, rule in decomposition_table.items():

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import UntraceableError
 from .lower import Slot, lower, lower_jacobian
 from .program import Program
+from .record import Recording
 from .table import kind_of
 from .trace import Evaluate, Graphs, trace
 
@@ -93,7 +94,7 @@ class Kernels:
         return torch.cat(flat) if flat else torch.zeros(0, dtype=dtype)
 
 
-def only(graphs: Graphs, *results: int) -> torch.fx.GraphModule:
+def only(graphs: Graphs, *results: int) -> Recording:
     """The backward graph with some of its results."""
     graph = torch.fx.Graph()
     copies: dict[torch.fx.Node, torch.fx.Node] = {}
@@ -101,7 +102,7 @@ def only(graphs: Graphs, *results: int) -> torch.fx.GraphModule:
     assert isinstance(found, tuple | list)
     graph.output([found[r] for r in results])
     graph.eliminate_dead_code()
-    return torch.fx.GraphModule(graphs.backward, graph)
+    return Recording(graph, graphs.backward.held)
 
 
 def kernels(evaluate: Evaluate, t: Tensor, y: Tensor) -> Kernels:

@@ -13,6 +13,7 @@ from torch import fx
 from ..errors import UntraceableError
 from .expr import Index, Kind, call, expensive, linear, size
 from .program import Buffer, Loop, Program, Repeat, allocate, depending
+from .record import Recording
 from .table import TABLE, Lowering
 from .value import Builder, Layout, Value, constant, contiguous_strides, in_order, stored
 
@@ -38,7 +39,7 @@ class Slot:
 
 
 def lower(
-    graph: fx.GraphModule,
+    graph: Recording,
     name: str,
     dtype: torch.dtype,
     arguments: Sequence[Slot],
@@ -73,7 +74,7 @@ def lower(
 
 
 def lower_jacobian(
-    backward: fx.GraphModule,
+    backward: Recording,
     dtype: torch.dtype,
     arguments: Sequence[Slot],
     shape: tuple[int, ...],
@@ -136,17 +137,17 @@ def _whole_buffer(value: Value) -> Buffer | None:
     return buffer if alone and in_order(value) else None
 
 
-def _walk(graph: fx.GraphModule, builder: Builder, dtype: torch.dtype, arguments: list[Value]) -> list[Value | None]:
+def _walk(graph: Recording, builder: Builder, dtype: torch.dtype, arguments: list[Value]) -> list[Value | None]:
     known: dict[fx.Node, Any] = {}
     given = iter(arguments)
-    for node in graph.graph.nodes:
+    for node in graph.nodes:
         if node.op == "placeholder":
             known[node] = next(given)
         elif node.op == "output":
             results = node.args[0] if isinstance(node.args[0], tuple | list) else [node.args[0]]
             return [None if r is None else known[r] for r in results]
         elif node.op == "get_attr":
-            known[node] = _small_constant(getattr(graph, node.target), node)
+            known[node] = _small_constant(graph.held[node.target], node)
         else:
             known[node] = _apply(node, builder, dtype, known)
     raise AssertionError("a graph without an output")

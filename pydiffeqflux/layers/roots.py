@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.sparse.linalg import LinearOperator, gmres
 from torch import Tensor
 
 from ..callbacks import Event
@@ -134,6 +133,8 @@ def solve_linear(func: Field, u: Tensor, b: Tensor, settings: RootSettings, *, t
 
 def _krylov(func: Field, u: Tensor, b: Tensor, transposed: bool) -> Tensor:
     back = pullback(func, u)[1]
+
+    from scipy.sparse.linalg import LinearOperator, gmres  # SciPy is slow to import
 
     def product(x: Any) -> Any:
         v = torch.as_tensor(x, dtype=u.dtype, device=u.device).reshape(u.shape)

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from ..backends.eager.dense import Interpolant
@@ -63,4 +62,6 @@ def first_zero(gap: Callable[[float], float]) -> float:
         return 0.0
     if checked(1.0) >= 0.0:
         return 1.0
+    from scipy.optimize import brentq  # SciPy is slow to import
+
     return float(brentq(checked, 0.0, 1.0, xtol=1e-15, rtol=1e-14, maxiter=500, disp=False))

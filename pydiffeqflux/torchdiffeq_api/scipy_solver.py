@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.integrate import LSODA, solve_ivp
 from torch import Tensor
 
 from ..backends.eager.rhs import Rhs
@@ -18,27 +17,6 @@ from ..errors import ScipySolverError, UnsupportedError
 from .times import Times
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-class BoundedLSODA(LSODA):  # type: ignore[misc]
-    """LSODA that gives up where it would need steps below ``min_step``, as it is meant to.
-
-    SciPy 1.17 takes the argument and forgets it (scipy/scipy#25827). The first step may be smaller: LSODA has not
-    found its size yet.
-    """
-
-    def __init__(self, *args: Any, min_step: float, **kwargs: Any):
-        super().__init__(*args, min_step=min_step, **kwargs)
-        self._min_step, self._first = min_step, True
-
-    def _step_impl(self) -> tuple[bool, str | None]:
-        before = self.t
-        advanced, message = super()._step_impl()
-        small = abs(self.t - before) < self._min_step and self.t != self.t_bound
-        if advanced and small and not self._first:
-            return False, f"The step size fell below min_step={self._min_step}."
-        self._first = False
-        return advanced, message
 
 
 @dataclass
@@ -67,6 +45,10 @@ class ScipyEngine:
         """
         if len(times.values) == 1:
             return [y0.detach()]
+        from scipy.integrate import solve_ivp  # SciPy is slow to import
+
+        from .bounded_lsoda import BoundedLSODA
+
         bounded = self.solver == "LSODA" and self.min_step > 0
         found = solve_ivp(
             self._function(y0),

@@ -267,6 +267,31 @@ def _trace(problem: ODEProblem, found: Reach) -> Model:
                 "the right-hand side uses a tensor that could not be found among its attributes, closure and globals"
             )
     log.info("traced the right-hand side in %.2f s", time.perf_counter() - began)
-    return Model(traced, places, y.dtype == torch.float32)
+    model = Model(traced, places, y.dtype == torch.float32)
+    _compare(model, rhs, problem, found)
+    return model
+
+
+def _compare(model: Model, rhs: Rhs, problem: ODEProblem, found: Reach) -> None:
+    """Hold the machine code against the function, at the start and a little off it.
+
+    For functions that do something which no trace shows (by way of NumPy, say) and go by what was traced only once.
+    """
+    y, t0, t1 = problem.packed.detach().contiguous(), problem.t0.value, problem.t1.value
+    model.address("f")
+    given = model.arguments([x.detach() for x in found.tensors])
+    tol = 2e-4 if model.single else 1e-9
+    for t, at in ((t0, y), (t0 + (t1 - t0) / 128, y * (1 + 1 / 128) + 1 / 128)):
+        work = torch.empty(model.work, dtype=y.dtype)
+        got = model.evaluate(t, at, given, work)
+        with torch.no_grad():
+            want = rhs.evaluate(t, at)
+        scale = float(want.abs().nan_to_num(0.0, 0.0).max())
+        if not torch.allclose(got, want, rtol=tol, atol=tol * scale, equal_nan=True):
+            raise UntraceableError(
+                f"the right-hand side traced is not the one that runs: at t={t} torch has"
+                f" {want.reshape(-1)[:4].tolist()}, the trace {got.reshape(-1)[:4].tolist()}; does it compute outside"
+                f" torch, or draw random numbers?"
+            )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from ...callbacks import Event
@@ -113,6 +112,8 @@ class EventWatch:
         low, high = value(left), value(right)
         if low == 0.0 or high == 0.0 or (low > 0) == (high > 0):
             return right if high == 0.0 or abs(high) <= abs(low) else left
+        from scipy.optimize import brentq  # SciPy is slow to import
+
         return float(brentq(value, left, right, xtol=1e-15, rtol=1e-14, maxiter=500, disp=False))
 
     def _crossing(
