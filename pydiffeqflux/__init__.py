@@ -84,11 +84,15 @@ from .sde_problem import SDEProblem
 from .sensealg import (
     BacksolveAdjoint,
     DiscreteAdjoint,
+    ForwardDiffSensitivity,
     ForwardSensitivity,
     GaussAdjoint,
+    GaussKronrodAdjoint,
     InterpolatingAdjoint,
     QuadratureAdjoint,
+    ReverseDiffAdjoint,
     SenseAlg,
+    TrackerAdjoint,
 )
 from .shadowing import shadowing_average
 from .solution import EventRecord, Solution, Stats, Status
@@ -128,9 +132,11 @@ __all__ = [
     "FFJORD",
     "FFJORDDistribution",
     "Fehlberg2",
+    "ForwardDiffSensitivity",
     "ForwardSensitivity",
     "FourierBasis",
     "GaussAdjoint",
+    "GaussKronrodAdjoint",
     "HamiltonianNN",
     "Heun",
     "IController",
@@ -158,6 +164,7 @@ __all__ = [
     "PyDiffEqFluxError",
     "QNDF",
     "QuadratureAdjoint",
+    "ReverseDiffAdjoint",
     "RK4",
     "ReversibleHeun",
     "Rodas5P",
@@ -188,6 +195,7 @@ __all__ = [
     "Symplectic",
     "SymplecticEuler",
     "TensorProductLayer",
+    "TrackerAdjoint",
     "Tsit5",
     "UniversalODE",
     "VelocityVerlet",

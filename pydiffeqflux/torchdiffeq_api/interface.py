@@ -52,8 +52,8 @@ def odeint(
             its entries is zero.
         backend: ``"julia"`` lets OrdinaryDiffEq.jl solve, and SciMLSensitivity.jl differentiate, by Gauss quadrature
             unless ``options["sensealg"]`` names another algorithm. ``method`` may then be any of its solvers
-            (``"FBDF"``), and ``options`` knows ``first_step, min_step, max_step, step_t, jump_t, max_num_steps``
-            (for the whole solve: as many between two output times on average), ``step_size``, and ``fallback`` as
+            (``"FBDF"``; ``"tsit5"`` where None), and ``options`` knows ``first_step, min_step, max_step, step_t,
+            jump_t, max_num_steps`` (as many between two output times on average), ``step_size``, and ``fallback`` as
             :func:`pydiffeqflux.solve` does. None or ``"torch"`` is this package's own loop.
 
     Returns:

@@ -198,7 +198,7 @@ def engine_for(
 
     Args:
         method: a name of torchdiffeq's or of this package's catalogue that OrdinaryDiffEq has, too, any solver of
-            OrdinaryDiffEq as one writes it in Julia (``"FBDF"``), or None for dopri5.
+            OrdinaryDiffEq as one writes it in Julia (``"FBDF"``), or None for tsit5.
         options: ``first_step, min_step, max_step, step_t, jump_t, max_num_steps, safety, ifactor, dfactor`` and
             ``norm`` of adaptive methods, ``step_size`` of fixed-step ones, and ``sensealg`` and ``fallback`` of
             :func:`pydiffeqflux.solve`.
@@ -208,7 +208,8 @@ def engine_for(
         UnsupportedError: torchdiffeq's method or option that Julia has nothing for.
         InvalidOptionError: an option with a value that cannot be worked with.
     """
-    name = "dopri5" if method is None else method
+    # A pair of orders 5 and 4 as dopri5 is, and compiled already when Julia starts.
+    name = "tsit5" if method is None else method
     if name in (*ADAMS, SCIPY):
         raise UnsupportedError(
             f"method={name!r} does not exist on backend='julia': take Julia's own, 'VCABM' for Adams methods and 'FBDF'"
