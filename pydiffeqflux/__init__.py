@@ -87,11 +87,15 @@ from .sde_problem import SDEProblem
 from .sensealg import (
     BacksolveAdjoint,
     DiscreteAdjoint,
+    ForwardDiffSensitivity,
     ForwardSensitivity,
     GaussAdjoint,
+    GaussKronrodAdjoint,
     InterpolatingAdjoint,
     QuadratureAdjoint,
+    ReverseDiffAdjoint,
     SenseAlg,
+    TrackerAdjoint,
 )
 from .shadowing import shadowing_average
 from .solution import EventRecord, Solution, Stats, Status
@@ -132,9 +136,11 @@ __all__ = [
     "FFJORD",
     "FFJORDDistribution",
     "Fehlberg2",
+    "ForwardDiffSensitivity",
     "ForwardSensitivity",
     "FourierBasis",
     "GaussAdjoint",
+    "GaussKronrodAdjoint",
     "HamiltonianNN",
     "Heun",
     "IController",
@@ -164,6 +170,7 @@ __all__ = [
     "PyDiffEqFluxError",
     "QNDF",
     "QuadratureAdjoint",
+    "ReverseDiffAdjoint",
     "RK4",
     "ReversibleHeun",
     "Rodas5P",
@@ -194,6 +201,7 @@ __all__ = [
     "Symplectic",
     "SymplecticEuler",
     "TensorProductLayer",
+    "TrackerAdjoint",
     "Tsit5",
     "UniversalODE",
     "VelocityVerlet",

@@ -235,12 +235,16 @@ def doctor(no_trial: bool) -> None:
     from .backends.julia.doctor import examine
 
     findings = list(examine(trial=not no_trial))
-    table = Table("", "what", "found", "way out")
+    table = Table("", "what")
+    table.add_column("found", overflow="fold")
     for f in findings:
-        table.add_row("[green]ok[/green]" if f.ok else "[red]no[/red]", f.what, f.found, "" if f.ok else f.mend)
+        table.add_row("[green]ok[/green]" if f.ok else "[red]no[/red]", f.what, f.found)
     Console().print(table)
     if not all(f.ok for f in findings):
-        click.echo("The Julia backend cannot run; backend='torch' needs none of this.", err=True)
+        click.echo("The Julia backend cannot run yet (backend='torch' needs none of this). What to do:")
+        for f in findings:
+            if not f.ok:
+                click.echo(f"  {f.what}: {f.mend}")
         raise SystemExit(1)
 
 

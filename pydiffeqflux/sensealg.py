@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from . import methods, sde_methods
-from .errors import InvalidArgumentError, InvalidToleranceError, UnknownNameError
+from .errors import InvalidArgumentError, InvalidToleranceError, UnknownNameError, UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,27 @@ class _Continuous(SenseAlg):
     Args:
         method: method of the backward solve; the forward method where ``None``.
         rtol, atol: tolerances of the backward solve; the forward ones where ``None``.
+        autojacvec: on ``backend="julia"``, where vector-Jacobian products come from: ``"traced"`` (where ``None``,
+            and the fastest: the function that torch traced), or, out of the right-hand side's emitted code,
+            ``"forwarddiff"`` (or ``True``, as SciMLSensitivity has it), ``"finitediff"`` (``False``),
+            ``"reversediff"``, ``"tracker"`` or ``"zygote"``. The native backends' come from autograd.
 
     Raises:
-        UnknownNameError, InvalidToleranceError: for ``method`` and the tolerances.
+        UnknownNameError, InvalidToleranceError, UnsupportedError: for ``method``, the tolerances and ``autojacvec``.
     """
 
     method: Any = None
     rtol: float | None = None
     atol: float | None = None
+    autojacvec: bool | str | None = field(default=None, kw_only=True)
+
+    @property
+    def products(self) -> str:
+        """``autojacvec`` as one of :data:`PRODUCTS`."""
+        return _products(self.autojacvec)
 
     def __post_init__(self) -> None:
+        _products(self.autojacvec)
         if self.method is not None:
             _check_method(self.method)
         for name in ("rtol", "atol"):
@@ -201,6 +212,109 @@ class ForwardSensitivity(SenseAlg):
     names: ClassVar[tuple[str, ...]] = ("forward",)
 
 
+@dataclass(frozen=True)
+class GaussKronrodAdjoint(_Continuous):
+    """As :class:`GaussAdjoint`, the quadrature adaptive, by Gauss-Kronrod rules; for ``backend="julia"`` only.
+
+    Args:
+        checkpointing: as for :class:`InterpolatingAdjoint`.
+
+    Source: SciMLSensitivity.jl, ``GaussKronrodAdjoint``.
+
+    Example:
+        >>> from pydiffeqflux import GaussKronrodAdjoint
+        >>> GaussKronrodAdjoint(rtol=1e-8).name
+        'GaussKronrodAdjoint'
+    """
+
+    checkpointing: bool = False
+    names: ClassVar[tuple[str, ...]] = ("gausskronrod",)
+
+
+@dataclass(frozen=True)
+class ForwardDiffSensitivity(SenseAlg):
+    """The solver run on dual numbers, once more for every few states and parameters; for ``backend="julia"`` only.
+
+    Exact for a solve that controls the error of the derivatives, too. For few states and parameters, and solvers whose
+    steps cannot be differentiated otherwise.
+
+    Args:
+        chunk_size: derivatives that one number carries; 8 where ``None``. Julia compiles the solver for each size.
+
+    Raises:
+        InvalidArgumentError: for ``chunk_size``.
+
+    Source: SciMLSensitivity.jl, ``ForwardDiffSensitivity``; Revels, Lubin & Papamarkou, "Forward-mode automatic
+    differentiation in Julia" (2016), arXiv:1607.07892.
+
+    Example:
+        >>> from pydiffeqflux import ForwardDiffSensitivity
+        >>> ForwardDiffSensitivity(chunk_size=4).name
+        'ForwardDiffSensitivity'
+    """
+
+    chunk_size: int | None = None
+    names: ClassVar[tuple[str, ...]] = ("forwarddiff",)
+
+    def __post_init__(self) -> None:
+        n = self.chunk_size
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+            raise InvalidArgumentError(f"chunk_size={n!r} must be a positive integer, or None for 8.")
+
+
+@dataclass(frozen=True)
+class ReverseDiffAdjoint(SenseAlg):
+    """The solver run on numbers that a tape follows, and the tape backwards; for ``backend="julia"`` only.
+
+    The exact gradient of the computed solution, its steps held fixed: what :class:`DiscreteAdjoint` is natively (which,
+    on that backend, is another name for this one). Slow: every number of every operation is written down.
+
+    Source: SciMLSensitivity.jl, ``ReverseDiffAdjoint``.
+
+    Example:
+        >>> from pydiffeqflux import ReverseDiffAdjoint
+        >>> ReverseDiffAdjoint().name
+        'ReverseDiffAdjoint'
+    """
+
+    names: ClassVar[tuple[str, ...]] = ("reversediff",)
+
+
+@dataclass(frozen=True)
+class TrackerAdjoint(SenseAlg):
+    """As :class:`ReverseDiffAdjoint`, by Tracker.jl; for ``backend="julia"`` only.
+
+    Source: SciMLSensitivity.jl, ``TrackerAdjoint``.
+
+    Example:
+        >>> from pydiffeqflux import TrackerAdjoint
+        >>> TrackerAdjoint().name
+        'TrackerAdjoint'
+    """
+
+    names: ClassVar[tuple[str, ...]] = ("tracker",)
+
+
+#: Where vector-Jacobian products come from, see ``autojacvec`` above.
+PRODUCTS = ("traced", "forwarddiff", "finitediff", "reversediff", "tracker", "zygote")
+
+
+def _products(given: bool | str | None) -> str:
+    if given is None:
+        return "traced"
+    if isinstance(given, bool):
+        return "forwarddiff" if given else "finitediff"
+    name = given.lower().removesuffix("()").removesuffix("vjp") if isinstance(given, str) else given
+    if name in ("enzyme", "mooncake", "reactant"):
+        raise UnsupportedError(
+            f"autojacvec={given!r} is not there: take 'traced' (the default), the products of torch's own trace, which"
+            f" are compiled code already, or one of {', '.join(PRODUCTS[1:])}."
+        )
+    if name not in PRODUCTS:
+        raise UnknownNameError("autojacvec", given, PRODUCTS)
+    return str(name)
+
+
 def _check_method(method: Any) -> None:
     """A method for ordinary or for stochastic equations: the solve will say whether it is the right kind."""
     try:
@@ -225,19 +339,41 @@ ALL: tuple[type[SenseAlg], ...] = (
     ForwardSensitivity,
 )
 
+#: Those of ``backend="julia"`` only.
+JULIA: tuple[type[SenseAlg], ...] = (GaussKronrodAdjoint, ForwardDiffSensitivity, ReverseDiffAdjoint, TrackerAdjoint)
+
+_SHADOWING = "pydiffeqflux.shadowing_average(problem, objective, dt=...), which takes backend='julia', too"
+#: Further algorithms of SciMLSensitivity, and what there is in their place.
+_INSTEAD = {
+    "ZygoteAdjoint": "ReverseDiffAdjoint, which is the same gradient: no solver can be run through Zygote",
+    "EnzymeAdjoint": "ReverseDiffAdjoint, which is the same gradient",
+    "MooncakeAdjoint": "ReverseDiffAdjoint, which is the same gradient",
+    "ForwardLSS": _SHADOWING,
+    "AdjointLSS": _SHADOWING,
+    "NILSS": _SHADOWING,
+    "NILSAS": _SHADOWING,
+    "SteadyStateAdjoint": "the layer pydiffeqflux.SteadyState, whose gradient that is",
+    "ForwardDiffOverAdjoint": "backend='torch' and DiscreteAdjoint(), whose gradient can be differentiated again",
+}
+
 
 def resolve(sensealg: SenseAlg | str | None) -> SenseAlg | None:
     """An object for a name such as ``"GaussAdjoint"`` or ``"gauss"``; objects and ``None`` as they are.
 
     Raises:
         UnknownNameError: a name that is none of them (the nearest one is in the message).
+        UnsupportedError: an algorithm of SciMLSensitivity that there is something else in place of.
     """
     if sensealg is None or isinstance(sensealg, SenseAlg):
         return sensealg
     if isinstance(sensealg, type) and issubclass(sensealg, SenseAlg):
         return sensealg()
     if isinstance(sensealg, str):
-        for kind in ALL:
-            if sensealg.lower() in (kind.__name__.lower(), *kind.names):
+        name = sensealg.lower().removesuffix("()")
+        for kind in (*ALL, *JULIA):
+            if name in (kind.__name__.lower(), *kind.names):
                 return kind()
-    raise UnknownNameError("sensealg", sensealg, [kind.__name__ for kind in ALL])
+        for other, instead in _INSTEAD.items():
+            if name == other.lower():
+                raise UnsupportedError(f"sensealg={sensealg!r} is not one of solve's: take {instead}.")
+    raise UnknownNameError("sensealg", sensealg, [kind.__name__ for kind in (*ALL, *JULIA)])

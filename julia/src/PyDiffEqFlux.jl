@@ -17,7 +17,8 @@ using OrdinaryDiffEq: OrdinaryDiffEq
 using PrecompileTools: @compile_workload, @setup_workload
 using Random: AbstractRNG
 using SciMLBase: SciMLBase, ODEFunction, ODEProblem, solve
-using SciMLSensitivity: SciMLSensitivity
+# Which is pinned: the two are the ones that its algorithms run on.
+using SciMLSensitivity: SciMLSensitivity, ForwardDiff, Zygote
 using SpecialFunctions: erf, erfc
 
 include("flat.jl")          # zero-based memory, as emitted code sees it
@@ -29,6 +30,8 @@ include("sensealgs.jl")     # sensitivity algorithms by name
 include("events.jl")        # what may end a solve
 include("forward.jl")       # a solve
 include("adjoint.jl")       # its gradient
+include("through.jl")       # its gradient by numbers that carry derivatives through the solver
+include("sensitivities.jl") # its gradient by the sensitivity equations
 include("layer.jl")         # a right-hand side as a layer of DiffEqFlux
 include("bridge.jl")        # what Python calls
 include("precompile.jl")    # what is compiled ahead of the first use

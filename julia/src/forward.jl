@@ -11,6 +11,8 @@ struct Run{T, S}
     us::Matrix{T}
     nf::Int
     njac::Int
+    "The keyword arguments of the solve, for algorithms that solve again."
+    options::NamedTuple
 end
 
 """
@@ -35,7 +37,7 @@ function forward(
     )
     nf, njac = k.nf, k.njac
     ts, us = collected(solution, saves, keep)
-    return Run(solution, k, p, ts, us, nf, njac)
+    return Run(solution, k, p, ts, us, nf, njac, (; reltol, abstol, maxiters, tstops, extra...))
 end
 
 const SILENT = OrdinaryDiffEq.OrdinaryDiffEqCore.SciMLLogging.None()

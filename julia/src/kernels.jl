@@ -109,12 +109,43 @@ struct RightHandSide{T} <: Function
 end
 (r::RightHandSide{T})(du::Memory1{T}, u::Memory1{T}, p::Memory1{T}, t) where {T} = evaluate!(du, r.kernels, u, p, t)
 
-# Dual numbers and their like run through the same emitted code, compiled for them when they first come.
+# Numbers that carry derivatives run through the same emitted code, compiled for them when they first come.
 function (r::RightHandSide{T})(du::AbstractVector, u::AbstractVector, p::AbstractVector, t) where {T}
-    k = r.kernels
-    k.nf += 1
-    w = zeros(promote_type(eltype(u), eltype(p), typeof(t), T), length(k.w))
-    Base.invokelatest(k.home.f, t, Shifted(u), Shifted(p), Shifted(k.c), Shifted(k.i), Shifted(w), Shifted(du))
+    r.kernels.nf += 1
+    generic(r.kernels, :f, u, p, t, du)
+    return nothing
+end
+
+# Zygote follows no writing into memory, and hands over a buffer that takes whole vectors.
+function (r::RightHandSide)(du::Zygote.Buffer, u, p, t)
+    copyto!(du, returned(r, u, p, t))
+    return nothing
+end
+
+"The value of a right-hand side, with the traced derivative."
+function returned(r::RightHandSide{T}, u, p, t) where {T}
+    du = Vector{T}(undef, r.kernels.n)
+    r(du, u, p, t)
+    return du
+end
+
+function ChainRulesCore.rrule(::typeof(returned), r::RightHandSide{T}, u, p, t) where {T}
+    function pullback(seed)
+        gy, gp, v = Vector{T}(undef, length(u)), Vector{T}(undef, length(p)), convert(Vector{T}, unthunk(seed))
+        pull!(gy, gp, r.kernels.gt, r.kernels, v, u, p, t)
+        return NoTangent(), NoTangent(), gy, gp, NoTangent()
+    end
+    return returned(r, u, p, t), pullback
+end
+
+"Run an emitted function on numbers of any kind; `outs` are its results."
+function generic(k::Kernels{T}, name::Symbol, u, p, t, outs...) where {T}
+    givenup()
+    k.home === nothing && throw(ArgumentError("the right-hand side stays in Python, which takes plain numbers only"))
+    w = Vector{Base.promote_op(*, eltype(u), eltype(p), T, typeof(t))}(undef, length(k.w))
+    emitted = Base.invokelatest(getfield, k.home, name)
+    when = t isa AbstractFloat ? T(t) : t
+    Base.invokelatest(emitted, when, map(Shifted, (u, p, k.c, k.i, w, outs...))...)
     return nothing
 end
 
@@ -131,7 +162,7 @@ end
 struct Jacobian{T} <: Function
     kernels::Kernels{T}
 end
-function (r::Jacobian{T})(J, u, p, t) where {T}
+function (r::Jacobian{T})(J, u::Memory1{T}, p::Memory1{T}, t) where {T}
     k = r.kernels
     k.njac += 1
     jacobian!(k, u, p, t)
@@ -139,13 +170,28 @@ function (r::Jacobian{T})(J, u, p, t) where {T}
     J .= transpose(reshape(k.J, k.n, k.n))
     return nothing
 end
+function (r::Jacobian)(J, u::AbstractVector, p::AbstractVector, t)
+    k = r.kernels
+    k.njac += 1
+    flat, ft = similar(J, length(J)), similar(J, k.n)
+    generic(k, :jac, u, p, t, flat, ft)
+    J .= transpose(reshape(flat, k.n, k.n))
+    return nothing
+end
 
 struct TimeGradient{T} <: Function
     kernels::Kernels{T}
 end
-function (r::TimeGradient{T})(dT, u, p, t) where {T}
+function (r::TimeGradient{T})(dT, u::Memory1{T}, p::Memory1{T}, t) where {T}
     jacobian!(r.kernels, u, p, t)
     dT .= r.kernels.ft
+    return nothing
+end
+function (r::TimeGradient)(dT, u::AbstractVector, p::AbstractVector, t)
+    k = r.kernels
+    ft = similar(dT, k.n)
+    generic(k, :jac, u, p, t, similar(dT, k.n^2), ft)
+    dT .= ft
     return nothing
 end
 
@@ -164,4 +210,15 @@ function odefunction(k::Kernels)
         # With a prototype the adjoint's Jacobian, too, is made of this one.
         jac_prototype = zeros(eltype(k.gt), k.n, k.n)
     )
+end
+
+"""
+    plainfunction(kernels)
+
+The right-hand side without its vector-Jacobian products, for algorithms that find them in a way of their own, and for
+solvers that run on numbers that carry derivatives.
+"""
+function plainfunction(k::Kernels)
+    k.jac == C_NULL && return ODEFunction{true, SciMLBase.FullSpecialize}(RightHandSide(k))
+    return ODEFunction{true, SciMLBase.FullSpecialize}(RightHandSide(k); jac = Jacobian(k), tgrad = TimeGradient(k))
 end

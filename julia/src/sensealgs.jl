@@ -1,17 +1,47 @@
 """
-    sensitivity(name; options...)
+    sensitivity(name; autojacvec = "traced", options...)
 
-A sensitivity algorithm by its name, with the traced vector-Jacobian products (`autojacvec = true`: the products of the
-ODEFunction take precedence). Throws an `ArgumentError` that begins with `unknown sensealg` for other names.
+A sensitivity algorithm by its name. Its vector-Jacobian products are the traced ones (`autojacvec = true`: the products of
+the ODEFunction take precedence), unless `autojacvec` names another way to get them. Throws an `ArgumentError` that begins
+with `unknown sensealg` for other names.
 """
-function sensitivity(name::AbstractString; options...)
+function sensitivity(name::AbstractString; autojacvec = "traced", options...)
     for known in (:BacksolveAdjoint, :InterpolatingAdjoint, :QuadratureAdjoint, :GaussAdjoint, :GaussKronrodAdjoint)
         name == string(known) || continue
-        return getfield(SciMLSensitivity, known)(; autojacvec = true, options...)
+        make = getfield(SciMLSensitivity, known)
+        return autojacvec == "traced" ? make(; autojacvec = true, options...) :
+            Untraced(make(; products(autojacvec)..., options...))
     end
+    name == "ForwardSensitivity" && return SciMLSensitivity.ForwardSensitivity(; autojacvec = false)
+    name == "ForwardDiffSensitivity" && return SciMLSensitivity.ForwardDiffSensitivity(; options...)
+    # Exact for the computed solution; step sizes are constants for it.
+    name in ("ReverseDiffAdjoint", "DiscreteAdjoint") && return SciMLSensitivity.ReverseDiffAdjoint()
+    name == "TrackerAdjoint" && return SciMLSensitivity.TrackerAdjoint()
     throw(ArgumentError("unknown sensealg: $name"))
 end
+
+"How SciMLSensitivity says that."
+function products(autojacvec::String)
+    autojacvec == "forwarddiff" && return (; autojacvec = true)
+    autojacvec == "finitediff" && return (; autojacvec = false, autodiff = false)
+    autojacvec == "reversediff" && return (; autojacvec = SciMLSensitivity.ReverseDiffVJP())
+    autojacvec == "tracker" && return (; autojacvec = SciMLSensitivity.TrackerVJP())
+    # A right-hand side may not depend on the parameters, or not on the state.
+    autojacvec == "zygote" && return (; autojacvec = SciMLSensitivity.ZygoteVJP(; allow_nothing = true))
+    throw(ArgumentError("unknown autojacvec: $autojacvec"))
+end
+
+"A continuous adjoint that finds its vector-Jacobian products in the right-hand side itself, not in the traced ones."
+struct Untraced{A}
+    algorithm::A
+end
+
+"Algorithms that solve anew for the gradient, on numbers that carry derivatives or with further equations."
+const Through = Union{
+    SciMLSensitivity.ForwardDiffSensitivity, SciMLSensitivity.ReverseDiffAdjoint, SciMLSensitivity.TrackerAdjoint,
+}
 
 "Whether the backward solve reads the forward solution's dense output."
 needsdense(alg) = !SciMLSensitivity.ischeckpointing(alg)
 needsdense(::SciMLSensitivity.BacksolveAdjoint) = false
+needsdense(::Union{Untraced, Through, SciMLSensitivity.ForwardSensitivity}) = false

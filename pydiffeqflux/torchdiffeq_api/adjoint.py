@@ -20,10 +20,12 @@ from ..backends.eager.adjoints.capture import captured_tensors
 from ..backends.eager.control import Norm, rms_norm
 from ..backends.eager.rhs import Rhs
 from ..errors import InvalidArgumentError, UnsupportedError
+from ..sensealg import BacksolveAdjoint
 from ..tracking import transforming
 from .augmented import Augmented
 from .call import Call, make_call, require_two_times
 from .callbacks import Callbacks, callbacks_of
+from .julia import on_julia
 from .options import Engine, MethodLike, Problem, engine_for, largest, packed_norm
 from .state import pack_state, tolerance
 from .times import Times
@@ -44,6 +46,7 @@ def odeint_adjoint(
     adjoint_method: MethodLike = None,
     adjoint_options: dict[str, Any] | None = None,
     adjoint_params: Sequence[Tensor] | None = None,
+    backend: str | None = None,
 ) -> Any:
     """As :func:`odeint`, with gradients from an adjoint equation solved backwards, in constant memory.
 
@@ -56,6 +59,8 @@ def odeint_adjoint(
             ``norm`` takes the tuple ``(vjp_t, y, adj_y, *vjp_params)``, or is ``"seminorm"``, which leaves the
             parameters out of the error control.
         adjoint_params: the tensors to differentiate with respect to; searched for where None.
+        backend: as for :func:`odeint`; ``"julia"`` differentiates by SciMLSensitivity's ``BacksolveAdjoint`` (unless
+            ``options["sensealg"]`` names another), which solves backwards with the forward method and its options.
 
     Returns:
         As :func:`odeint`.
@@ -78,6 +83,25 @@ def odeint_adjoint(
         raise UnsupportedError("odeint_adjoint inside torch.func or forward mode: odeint works there, take that.")
     if event_fn is not None:
         require_two_times(t)
+    if on_julia(backend):
+        return _by_julia(
+            func,
+            make_call(
+                func,
+                y0,
+                t,
+                rtol,
+                atol,
+                method,
+                options,
+                backend=backend,
+                sensealg=BacksolveAdjoint(rtol=_tightest(adjoint_rtol, rtol), atol=_tightest(adjoint_atol, atol)),
+            ),
+            t,
+            event_fn,
+            {"adjoint_method": adjoint_method, "adjoint_options": adjoint_options},
+            adjoint_params,
+        )
     if adjoint_method is not None and adjoint_method != method and options is not None and adjoint_options is None:
         raise InvalidArgumentError(
             "If `adjoint_method != method` then we cannot infer `adjoint_options` from `options`. So as `options` has"
@@ -103,6 +127,31 @@ def odeint_adjoint(
     if event_fn is None:
         return call.structured(ys)
     return ys[0], call.structured(ys[1])
+
+
+def _by_julia(
+    func: Any, call: Call, t: Tensor, event_fn: Any, missing: dict[str, Any], params: Sequence[Tensor] | None
+) -> Any:
+    """The same solve on ``backend="julia"``, its gradient an adjoint of SciMLSensitivity."""
+    for name, value in missing.items():
+        if value is not None:
+            raise UnsupportedError(
+                f"{name}={value!r} with backend='julia': SciMLSensitivity solves backwards with the forward method and"
+                f" its options; leave it out, or leave backend out."
+            )
+    if params is not None:
+        known = {id(p) for p in params}
+        used = [p for p in _parameters(func, call, None).all if id(p) not in known]
+        if used:
+            raise UnsupportedError(
+                f"adjoint_params leaves out {len(used)} tensors that func uses and that require gradients (the first"
+                f" has shape {tuple(used[0].shape)}); backend='julia' differentiates with respect to all of them:"
+                f" freeze those with requires_grad_(False), or leave backend out."
+            )
+    if event_fn is None:
+        return call.unpack(call.engine.integrate(call.y0, call.times))
+    when, y1 = call.engine.until_event(call.y0, call.times, event_fn)
+    return torch.tensor(when, dtype=t.dtype, device=call.y0.device), call.unpack([call.y0, y1])
 
 
 @dataclass
@@ -155,6 +204,13 @@ def _inherited(name: str, own: Any, forward: Any) -> Any:
         return min(float(torch.as_tensor(part).min()) for part in forward)
     except TypeError:  # not a sequence
         return forward
+
+
+def _tightest(own: Any, forward: Any) -> float:
+    """A tolerance of the backward solve as one number."""
+    given = forward if own is None else own
+    parts = given if isinstance(given, tuple | list) else [given]
+    return min(float(torch.as_tensor(part).min()) for part in parts)
 
 
 def _adjoint_norm(given: Any, state_norm: Norm, call: Call, listed: int) -> Callable[[Any], Any]:

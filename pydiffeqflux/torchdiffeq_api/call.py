@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..backends.eager.rhs import Rhs
 from ..errors import InvalidArgumentError, InvalidTimesError
+from ..sensealg import SenseAlg
 from ..state import StateSpec
+from . import julia
 from .callbacks import Callbacks, callbacks_of
 from .options import Engine, MethodLike, Problem, engine_for
 from .state import conforming, pack_state, tolerance
@@ -27,7 +29,7 @@ class Call:
     y0: Tensor
     spec: StateSpec | None
     times: Times
-    engine: Engine
+    engine: Engine | julia.JuliaEngine
 
     def unpack(self, states: list[Tensor]) -> Any:
         """The states in the user's structure, time first."""
@@ -46,11 +48,15 @@ def make_call(
     method: MethodLike,
     options: dict[str, Any] | None,
     callbacks: Callbacks | None = None,
+    backend: str | None = None,
+    sensealg: SenseAlg | None = None,
 ) -> Call:
     """Check the arguments and pick the engine.
 
     Args:
         callbacks: those of ``func`` where None.
+        backend: ``"julia"``, or None for this package's own loop.
+        sensealg: how Julia differentiates.
 
     Raises:
         InvalidArgumentError, InvalidStateError, InvalidTimesError, InvalidToleranceError, InvalidOptionError,
@@ -73,6 +79,8 @@ def make_call(
         times.tensor,
         callbacks_of(func) if callbacks is None else callbacks,
     )
+    if julia.on_julia(backend):
+        return Call(rhs, packed, spec, times, julia.engine_for(func, method, options, problem, sensealg))
     return Call(rhs, packed, spec, times, engine_for(method, options, problem))
 
 

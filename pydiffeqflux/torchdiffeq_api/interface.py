@@ -29,6 +29,7 @@ def odeint(
     method: MethodLike = None,
     options: dict[str, Any] | None = None,
     event_fn: Callable[[Tensor, Any], Tensor] | None = None,
+    backend: str | None = None,
 ) -> Any:
     """Solve ``dy/dt = func(t, y)``, ``y(t[0]) = y0``; gradients flow back through the steps.
 
@@ -49,6 +50,11 @@ def odeint(
             ``"explicit_adams"`` has ``max_order=6`` by default (not 12, where it is unstable).
         event_fn: ``event_fn(t, y)``; the solve goes on from ``t[0]`` in the direction of ``t[1]`` until one of
             its entries is zero.
+        backend: ``"julia"`` lets OrdinaryDiffEq.jl solve, and SciMLSensitivity.jl differentiate, by Gauss quadrature
+            unless ``options["sensealg"]`` names another algorithm. ``method`` may then be any of its solvers
+            (``"FBDF"``; ``"tsit5"`` where None), and ``options`` knows ``first_step, min_step, max_step, step_t,
+            jump_t, max_num_steps`` (as many between two output times on average), ``step_size``, and ``fallback`` as
+            :func:`pydiffeqflux.solve` does. None or ``"torch"`` is this package's own loop.
 
     Returns:
         The states at ``t``, ``(len(t), *y0.shape)`` (a tuple of such for a tuple). With ``event_fn`` the pair
@@ -68,7 +74,7 @@ def odeint(
     """
     if event_fn is not None:
         require_two_times(t)
-    call = make_call(func, y0, t, rtol, atol, method, options)
+    call = make_call(func, y0, t, rtol, atol, method, options, backend=backend)
     if event_fn is None:
         return call.unpack(call.engine.integrate(call.y0, call.times))
     when, y1 = call.engine.until_event(call.y0, call.times, event_fn)
@@ -144,12 +150,15 @@ def odeint_dense(
     atol: Any = 1e-9,
     method: MethodLike = None,
     options: dict[str, Any] | None = None,
+    backend: str | None = None,
 ) -> Callable[[Any], Any]:
     """Solve from ``t0`` to ``t1`` once, and return the solution as a function of time.
 
     Args:
         func, y0, rtol, atol, method, options: as for :func:`odeint`; any native method will do.
         t0, t1: the ends, numbers or tensors with one element (no gradient flows to them).
+        backend: as for :func:`odeint`; with ``"julia"``, where a gradient may be asked for, each call solves once
+            more, up to its times.
 
     Returns:
         ``solution(t)``: the state at a time between ``t0`` and ``t1`` (a number or 0-dim tensor, which may
@@ -170,5 +179,5 @@ def odeint_dense(
     if ends[0] == ends[1]:
         raise InvalidArgumentError(f"t0={ends[0]} and t1={ends[1]} must differ.")
     t = torch.tensor(ends, dtype=torch.float64, device=pack_state(y0)[0].device)
-    call = make_call(func, y0, t, rtol, atol, method, options)
+    call = make_call(func, y0, t, rtol, atol, method, options, backend=backend)
     return call.engine.dense(call.y0, call.times)

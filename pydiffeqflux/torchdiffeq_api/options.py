@@ -182,7 +182,7 @@ def _adaptive(options: Options, problem: Problem, stepper: Stepper, norm: Norm) 
         dt=options.number("first_step", None, above=0),
         dt_min=max(smallest, 0.0),
         dt_max=largest,
-        stops=_stops(options),
+        stops=stops(options),
         on_step=hooks.get(NAMES[0]),
         on_accept=hooks.get(NAMES[1]),
         on_reject=hooks.get(NAMES[2]),
@@ -200,7 +200,7 @@ def _controller(options: Options) -> PIDController:
     return PIDController(pcoeff=0.0, icoeff=1.0, safety=safety, factor_min=least, factor_max=most)
 
 
-def _stops(options: Options) -> tuple[float, ...]:
+def stops(options: Options) -> tuple[float, ...]:
     """``step_t`` and ``jump_t``: both end a step, and start the method afresh."""
     found: list[float] = []
     for name in ("step_t", "jump_t"):

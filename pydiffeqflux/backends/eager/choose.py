@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from ...dde_problem import DDEProblem
+from ...errors import UnsupportedError
 from ...methods import Method
-from ...sensealg import DiscreteAdjoint, SenseAlg
+from ...sensealg import JULIA, DiscreteAdjoint, SenseAlg
 from ...tracking import transforming
 from ..backend import Problem, SolveOptions
 
@@ -24,6 +25,7 @@ def choose_sensealg(problem: Problem, method: Method, options: SolveOptions) -> 
     if not torch.is_grad_enabled():
         return None, "gradients are disabled"
     if options.sensealg is not None:
+        _require_native(options.sensealg)
         return options.sensealg, "asked for"
     size = problem.packed.numel()
     # Checkpoints recompute in autograd's own backward pass, which torch.func does not transform.
@@ -31,3 +33,16 @@ def choose_sensealg(problem: Problem, method: Method, options: SolveOptions) -> 
     if size > LARGE_STATE and not whole:
         return DiscreteAdjoint(checkpoints="sqrt"), f"a state of {size} entries: memory before speed"
     return DiscreteAdjoint(), "exact for the computed solution, and the fewest evaluations"
+
+
+def _require_native(sensealg: SenseAlg) -> None:
+    """Raise for what only Julia has."""
+    if isinstance(sensealg, JULIA):
+        raise UnsupportedError(
+            f"sensealg={sensealg.name} is one of backend='julia': ask for that, or take DiscreteAdjoint(), which is"
+            f" exact for the computed solution."
+        )
+    if getattr(sensealg, "products", "traced") != "traced":
+        raise UnsupportedError(
+            f"sensealg={sensealg!r}: autojacvec is for backend='julia'; here products come from autograd: leave it out."
+        )

@@ -13,6 +13,8 @@ from ...errors import ConfigurationError
 
 #: Names another file than the one in the user's configuration folder.
 VARIABLE = "PYDIFFEQFLUX_CONFIG"
+#: juliacall's own, which come first where both are set.
+VARIABLES = ("PYTHON_JULIACALL_EXE", "PYTHON_JULIACALL_PROJECT")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,12 @@ class Configuration:
     project: str | None = None
     depot: str | None = None
     prefer: bool = False
+
+
+def from_environment() -> Configuration | None:
+    """The Julia that juliacall's own variables name; None where they do not."""
+    julia, project = (os.environ.get(name) for name in VARIABLES)
+    return Configuration(julia, project) if julia and project else None
 
 
 def path() -> Path:

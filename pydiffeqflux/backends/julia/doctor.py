@@ -11,10 +11,13 @@ from dataclasses import dataclass
 
 from ...errors import PyDiffEqFluxError
 from . import bundle, configuration
-from .configuration import Configuration
+from .configuration import VARIABLES, Configuration, from_environment
 from .setup import run
 
-_SETUP = "pydiffeqflux setup-julia (with a network), or pydiffeqflux setup-julia --julia EXE --project DIR"
+_SETUP = (
+    "run `pydiffeqflux setup-julia`, which downloads Julia and its packages (minutes, once); on a machine without a"
+    " network, `pydiffeqflux setup-julia --julia EXE --project DIR` with those that are there"
+)
 
 _TRIAL = """
 import torch, pydiffeqflux as pdf
@@ -55,25 +58,36 @@ def examine(*, trial: bool = True) -> Iterator[Finding]:
     try:
         place = bundle.folder()
         yield Finding("bundled Julia package", True, f"PyDiffEqFlux {bundle.field('version')} in {place}")
-        chosen = configuration.read()
+        chosen, source, mend = _chosen()
     except PyDiffEqFluxError as why:
         yield Finding("installation", False, str(why), "see the message")
         return
-    file = configuration.path()
-    yield Finding("configuration", chosen is not None, str(file) if chosen else f"no file {file}", _SETUP)
+    yield Finding("configuration", chosen is not None, source, mend)
     if chosen is None:
         return
-    yield from _julia(chosen, juliacall)
-    if trial:
+    well = True
+    for finding in _julia(chosen, juliacall, mend):
+        yield finding
+        well &= finding.ok
+    if trial and well:
         done = subprocess.run([sys.executable, "-c", _TRIAL], capture_output=True, text=True)
         said = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ""
         found = "a solve and its gradient" if done.returncode == 0 else said
-        yield Finding("trial", done.returncode == 0, found, "the message says what failed; " + _SETUP)
+        yield Finding("trial", done.returncode == 0, found, "the message says what failed")
 
 
-def _julia(chosen: Configuration, juliacall: str) -> Iterator[Finding]:
+def _chosen() -> tuple[Configuration | None, str, str]:
+    """The Julia that a solve would use, or None; who says so, or where nothing was found; and how to change that."""
+    if (named := from_environment()) is not None:
+        names = " and ".join(VARIABLES)
+        return named, f"{names}, in the environment", f"correct {names}; or unset them, and {_SETUP}"
+    chosen, file = configuration.read(), configuration.path()
+    return chosen, str(file) if chosen else f"there is no {file}: Julia was not set up", _SETUP
+
+
+def _julia(chosen: Configuration, juliacall: str, mend: str) -> Iterator[Finding]:
     if chosen.julia is None or shutil.which(chosen.julia) is None:
-        yield Finding("Julia", False, f"{chosen.julia} is not there", _SETUP)
+        yield Finding("Julia", False, f"{chosen.julia} is not there", mend)
         return
     try:
         version = run(chosen, "print(VERSION)", lambda line: None)
@@ -81,11 +95,11 @@ def _julia(chosen: Configuration, juliacall: str) -> Iterator[Finding]:
         code = "import PythonCall, PyDiffEqFlux; print(pkgversion(PythonCall), ' ', pkgversion(PyDiffEqFlux))"
         pythoncall, ours = run(chosen, code, lambda line: None).split()
     except PyDiffEqFluxError as why:
-        yield Finding("Julia packages", False, str(why), _SETUP)
+        yield Finding("Julia packages", False, str(why), mend)
         return
     good = pythoncall == juliacall
     yield Finding("PythonCall", good, f"{pythoncall} for juliacall {juliacall}", f"pip install juliacall=={pythoncall}")
-    yield Finding("PyDiffEqFlux", ours == bundle.field("version"), ours, _SETUP)
+    yield Finding("PyDiffEqFlux", ours == bundle.field("version"), ours, mend)
 
 
 def _version(package: str) -> str | None:

@@ -111,12 +111,18 @@ class _Tools:
         solver = self.solvers.get(method)
         if solver.implicit:
             model.need("jac")
-        if sensealg is not None:
-            model.need("vjp", "vjp_y")
+        sensitivity = None if sensealg is None else self.sensitivities.get(sensealg)
+        if sensitivity is not None:
+            if isinstance(model, CalledBack) and not sensitivity.plain:
+                raise UnsupportedError(
+                    f"sensealg={sensealg} with a right-hand side that is called back in Python: it takes plain numbers"
+                    f" only, not those that this algorithm follows; take GaussAdjoint() or ForwardSensitivity()."
+                )
+            model.need(*sensitivity.needs)
         return Request(
             model,
             solver,
-            None if sensealg is None else self.sensitivities.get(sensealg),
+            sensitivity,
             problem.t0.value,
             problem.t1.value,
             () if options.saves is None else options.saves.values,

@@ -12,12 +12,20 @@ from .session import Session
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """A sensitivity algorithm that Julia holds; the tolerances of its backward solve where they differ."""
+    """A sensitivity algorithm that Julia holds.
+
+    Attributes:
+        rtol, atol: the tolerances of its backward solve where they differ.
+        needs: the traced functions that it calls.
+        plain: it calls the right-hand side with plain numbers only.
+    """
 
     handle: int
     name: str
     rtol: float | None
     atol: float | None
+    needs: tuple[str, ...]
+    plain: bool
 
 
 #: The algorithm where none was named: SciMLSensitivity's own recommendation.
@@ -40,29 +48,54 @@ class Sensitivities:
         if chosen not in self._known:
             handle = self._session.call("bridge_sensitivity", chosen.name, _options(chosen))
             rtol, atol = (getattr(chosen, name, None) for name in ("rtol", "atol"))
-            self._known[chosen] = Sensitivity(handle, chosen.name, rtol, atol)
+            traced = getattr(chosen, "products", None) == "traced" or isinstance(chosen, sensealgs.ForwardSensitivity)
+            needs = ("vjp", "vjp_y") if traced else ("vjp",) if getattr(chosen, "products", "") == "zygote" else ()
+            self._known[chosen] = Sensitivity(handle, chosen.name, rtol, atol, needs, traced)
         return self._known[chosen]
 
 
 def _options(chosen: SenseAlg) -> str:
     """Its options as Julia writes keyword arguments."""
+    if isinstance(chosen, sensealgs.DiscreteAdjoint):
+        if chosen.checkpoints is not None or chosen.second_order:
+            raise UnsupportedError(
+                f"sensealg={chosen}: on backend='julia' DiscreteAdjoint is ReverseDiffAdjoint, one tape without"
+                f" options; leave them out, or take GaussAdjoint(), whose memory does not grow so, or backend='torch'."
+            )
+        return ""
+    if isinstance(chosen, sensealgs.ForwardDiffSensitivity):
+        return "" if chosen.chunk_size is None else f"chunk_size = {chosen.chunk_size},"
+    if isinstance(chosen, sensealgs.ForwardSensitivity | sensealgs.ReverseDiffAdjoint | sensealgs.TrackerAdjoint):
+        return ""
     if getattr(chosen, "method", None) is not None:
         raise UnsupportedError(
             f"sensealg={chosen.name}(method={chosen.method}): SciMLSensitivity solves backwards with the forward"  # type: ignore[attr-defined]
             f" method; leave method out, or use backend='torch'."
         )
+    products = getattr(chosen, "products", "traced")
+    if products in _MISSING.get(type(chosen), ()):
+        raise UnsupportedError(
+            f"sensealg={chosen.name}(autojacvec={products!r}): SciMLSensitivity has no such products for it (but for"
+            f" InterpolatingAdjoint and BacksolveAdjoint); take 'traced' (the default), 'reversediff', 'zygote' or"
+            f" 'finitediff'."
+        )
+    said = f"autojacvec = {_quoted(products)},"
     if isinstance(chosen, sensealgs.QuadratureAdjoint):
-        return f"abstol = {chosen.abstol!r}, reltol = {chosen.reltol!r},"
-    if isinstance(chosen, sensealgs.BacksolveAdjoint):
-        if chosen.seminorm:
-            raise UnsupportedError("sensealg=BacksolveAdjoint(seminorm=True) exists on backend='torch' only.")
-        return f"checkpointing = {_julia(chosen.checkpointing)},"
-    if isinstance(chosen, sensealgs.InterpolatingAdjoint | sensealgs.GaussAdjoint):
-        return f"checkpointing = {_julia(chosen.checkpointing)},"
-    raise UnsupportedError(
-        f"sensealg={chosen.name} does not exist on backend='julia': take GaussAdjoint (the default there),"
-        f" InterpolatingAdjoint, QuadratureAdjoint or BacksolveAdjoint, or backend='torch'."
-    )
+        return f"{said} abstol = {chosen.abstol!r}, reltol = {chosen.reltol!r},"
+    if isinstance(chosen, sensealgs.BacksolveAdjoint) and chosen.seminorm:
+        raise UnsupportedError("sensealg=BacksolveAdjoint(seminorm=True) exists on backend='torch' only.")
+    return f"{said} checkpointing = {_julia(chosen.checkpointing)},"  # type: ignore[attr-defined]
+
+
+#: What SciMLSensitivity says that it does not have.
+_MISSING: dict[type[SenseAlg], tuple[str, ...]] = {
+    sensealgs.GaussAdjoint: ("forwarddiff", "tracker"),
+    sensealgs.GaussKronrodAdjoint: ("forwarddiff", "tracker"),
+}
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"'
 
 
 def _julia(truth: bool) -> str:

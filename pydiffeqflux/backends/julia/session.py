@@ -238,8 +238,8 @@ def chosen_julia() -> Configuration:
     Raises:
         BackendUnavailableError: none was set up.
     """
-    if os.environ.get("PYTHON_JULIACALL_EXE") and os.environ.get("PYTHON_JULIACALL_PROJECT"):
-        return Configuration(os.environ["PYTHON_JULIACALL_EXE"], os.environ["PYTHON_JULIACALL_PROJECT"])
+    if (named := configuration.from_environment()) is not None:
+        return named
     try:
         found = configuration.read()
     except PyDiffEqFluxError as why:

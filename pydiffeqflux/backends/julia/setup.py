@@ -68,10 +68,14 @@ def managed(report: Report, *, prefer: bool = False) -> tuple[Configuration, Pat
         juliapkg.resolve()
         chosen = Configuration(juliapkg.executable(), juliapkg.project(), None, prefer)
     except Exception as why:
+        # Or whatever else uses juliapkg in this environment would be held up by it.
+        juliapkg.rm("PyDiffEqFlux")
+        juliapkg.require_julia(None)
         said = " ".join(str(why).split())[:400]
         raise BackendUnavailableError(
-            f"juliapkg could not get Julia and its packages: {said}. Without a network, point at a Julia and a project"
-            f" that are there: pydiffeqflux setup-julia --julia EXE --project DIR."
+            f"juliapkg could not get Julia and its packages: {said}. Without a network, point at a Julia"
+            f" {bundle.JULIA} and a project (a folder with a Project.toml) that has the packages of"
+            f" {bundle.folder() / 'Project.toml'}: pydiffeqflux setup-julia --julia EXE --project DIR."
         ) from why
     report("loading the packages (compiling them: minutes, the first time)")
     run(chosen, _LOAD, report)

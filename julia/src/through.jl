@@ -1,0 +1,56 @@
+# Algorithms that differentiate the solver itself: the emitted code takes any kind of number.
+
+"""
+    CHUNK
+
+How many derivatives a dual number carries, unless the algorithm says. It is the same for every model, as the solver is
+compiled for each number anew.
+"""
+const CHUNK = 8
+
+"Marks the dual numbers that are ours."
+struct Marked end
+
+"""
+    gradient(run, alg, ::ForwardDiffSensitivity, seeds; ...)
+
+The solver on dual numbers, for a few states and parameters at a time. SciMLSensitivity's own takes as many derivatives at
+once as there are, another type of number for each model.
+"""
+function gradient(
+        run::Run{T}, alg, ::SciMLSensitivity.ForwardDiffSensitivity{CS}, seeds::Matrix{T}; reltol, abstol
+    ) where {T, CS}
+    chunk = CS == 0 ? CHUNK : CS
+    D = ForwardDiff.Dual{ForwardDiff.Tag{Marked, T}, T, chunk}
+    k, u0 = run.kernels, initial(run)
+    values = [u0; run.p]
+    found = zeros(T, length(values))
+    for first in 1:chunk:length(values)
+        chosen = first:min(first + chunk - 1, length(values))
+        duals = D.(values)
+        for (slot, i) in enumerate(chosen)
+            duals[i] = D(values[i], ForwardDiff.Partials(ntuple(s -> T(s == slot), chunk)))
+        end
+        problem = ODEProblem{true}(plainfunction(k), duals[1:k.n], ended(run), duals[(k.n + 1):end])
+        solution = solve(problem, alg; again_saving(run)...)
+        for (i, u) in enumerate(solution.u), (x, seed) in zip(u, view(seeds, :, i))
+            for (slot, at) in enumerate(chosen)
+                found[at] += seed * ForwardDiff.partials(x, slot)
+            end
+        end
+    end
+    return found[1:k.n], found[(k.n + 1):end]
+end
+
+"The solver on numbers that a tape follows, and the tape backwards."
+function gradient(
+        run::Run{T}, alg, sensealg::Union{SciMLSensitivity.ReverseDiffAdjoint, SciMLSensitivity.TrackerAdjoint},
+        seeds::Matrix{T}; reltol, abstol
+    ) where {T}
+    problem = ODEProblem{true}(plainfunction(run.kernels), copy(initial(run)), ended(run), copy(run.p))
+    _, pull = SciMLBase._concrete_solve_adjoint(
+        problem, alg, sensealg, problem.u0, problem.p, SciMLBase.ChainRulesOriginator(); again_saving(run)...
+    )
+    found = pull(seeds)
+    return Vector{T}(vec(unthunk(found[4]))), Vector{T}(vec(unthunk(found[5])))
+end
