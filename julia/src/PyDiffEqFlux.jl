@@ -31,6 +31,7 @@ include("forward.jl")       # a solve
 include("adjoint.jl")       # its gradient
 include("layer.jl")         # a right-hand side as a layer of DiffEqFlux
 include("bridge.jl")        # what Python calls
+include("direct.jl")        # what it calls again and again, without any ado
 include("precompile.jl")    # what is compiled ahead of the first use
 
 end
