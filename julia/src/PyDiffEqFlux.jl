@@ -34,6 +34,7 @@ include("through.jl")       # its gradient by numbers that carry derivatives thr
 include("sensitivities.jl") # its gradient by the sensitivity equations
 include("layer.jl")         # a right-hand side as a layer of DiffEqFlux
 include("bridge.jl")        # what Python calls
+include("direct.jl")        # what it calls again and again, without any ado
 include("precompile.jl")    # what is compiled ahead of the first use
 
 end

@@ -37,22 +37,10 @@ bridge_isimplicit(alg::Int) = needsjacobian(HELD[alg])
 bridge_sensitivity(name::AbstractString, options::AbstractString) =
     hold(sensitivity(name; (kw.args[1] => named(kw.args[2]) for kw in Meta.parse("($options)").args)...))
 
-"Set the constants of a right-hand side, before it is solved."
-function bridge_constants(kernels::Int, c::Integer, i::Integer)
-    return setconstants!(HELD[kernels], c, i)
-end
-
+"The constants of a right-hand side, before it is evaluated or solved; none at address 0."
 function setconstants!(k::Kernels{T}, c::Integer, i::Integer) where {T}
-    copyto!(k.c, array(T, c, length(k.c)))
-    copyto!(k.i, array(Int64, i, length(k.i)))
-    return nothing
-end
-
-"Evaluate a right-hand side once."
-bridge_evaluate(kernels::Int, y::Integer, p::Integer, t::Float64, out::Integer) = call(HELD[kernels], y, p, t, out)
-
-function call(k::Kernels{T}, y::Integer, p::Integer, t::Float64, out::Integer) where {T}
-    evaluate!(array(T, out, k.m), k, array(T, y, k.n), array(T, p, k.np), t)
+    c == 0 || copyto!(k.c, array(T, c, length(k.c)))
+    i == 0 || copyto!(k.i, array(Int64, i, length(k.i)))
     return nothing
 end
 
@@ -63,8 +51,9 @@ A watch over the conditions of events, in this order. What else there is to them
 """
 bridge_events(conditions::Int...) = hold(Watch([HELD[k] for k in conditions]))
 
-function bridge_event(watch::Int, number::Int, p::Integer, direction::Int, halts::Bool)
+function bridge_event(watch::Int, number::Int, p::Integer, c::Integer, i::Integer, direction::Int, halts::Bool)
     w = HELD[watch]
+    setconstants!(w.conditions[number], c, i)
     copyto!(w.parameters[number], array(eltype(w.parameters[number]), p, length(w.parameters[number])))
     w.directions[number] = direction
     w.halts[number] = halts
@@ -74,61 +63,8 @@ end
 "The events that were seen and did not end the solve: number, time, number, time, ..."
 bridge_seen(watch::Int) = Tuple(Iterators.flatten(HELD[watch].seen))
 
-"""
-    bridge_solve(kernels, alg, sensealg, y0, p, t0, t1, saves, nsaves, keep, dense, rtol, atol, ntol, maxiters, stops,
-        nstops, watch, points, options, us, last)
-
-Solve; writes the states that were reached to `us` (which has room for all saves; zero where there are none) and the last
-one to `last`; returns the run's number and its outcome. `sensealg` is zero where no gradient is wanted, `watch` where there are
-no events. `rtol` and `atol` are addresses of `ntol` numbers: one, or one for each state.
-"""
-function bridge_solve(
-        kernels::Int, alg::Int, sensealg::Int, y0::Integer, p::Integer, t0::Float64, t1::Float64, saves::Integer,
-        nsaves::Int, keep::AbstractString, dense::Bool, rtol::Integer, atol::Integer, ntol::Int, maxiters::Int,
-        stops::Integer, nstops::Int, watch::Int, points::Int, options::AbstractString, us::Integer, last::Integer
-    )
-    k = HELD[kernels]
-    solver = HELD[alg]
-    everything = dense || (sensealg != 0 && needsdense(HELD[sensealg]))
-    extra = keywords(options)
-    hit = () -> 0
-    if watch != 0
-        HELD[watch].hit = 0
-        empty!(HELD[watch].seen)
-        extra = merge(extra, (; callback = callback(HELD[watch], points)))
-        hit = () -> HELD[watch].hit
-    end
-    found = started(
-        k, solver, y0, p, t0, t1, copy(array(Float64, saves, nsaves)), String(keep), everything,
-        tolerance(rtol, ntol), tolerance(atol, ntol), maxiters, copy(array(Float64, stops, nstops)), extra
-    )
-    written!(HELD[found[1]], us, last)
-    return (found..., hit())
-end
-
-function written!(run::Run{T}, us::Integer, last::Integer) where {T}
-    us == 0 || copyto!(array(T, us, size(run.us)...), run.us)
-    copyto!(array(T, last, size(run.us, 1)), laststate(run))
-    return nothing
-end
-
-function started(
-        k::Kernels{T}, solver, y0, p, t0, t1, saves, keep, dense, reltol, abstol, maxiters, tstops, extra
-    ) where {T}
-    run = forward(
-        k, solver, copy(array(T, y0, k.n)), copy(array(T, p, k.np)), t0, t1, saves;
-        keep, dense, reltol, abstol, maxiters, tstops, extra...
-    )
-    return (hold(run), length(run.ts), outcome(run)...)
-end
-
-tolerance(address::Integer, n::Int) = n == 1 ? array(Float64, address, 1)[1] : copy(array(Float64, address, n))
-
-"Keyword arguments written as Julia writes a named tuple: `(dt = 0.1, adaptive = false)`; names and literals only."
-function keywords(text::AbstractString)
-    isempty(text) && return (;)
-    return NamedTuple(a.args[1] => named(a.args[2]) for a in Meta.parse("($text,)").args)
-end
+"Further keyword arguments of `solve`, written as Julia writes a named tuple: `dt = 0.1, adaptive = false`."
+bridge_options(text::AbstractString) = hold(NamedTuple(a.args[1] => named(a.args[2]) for a in Meta.parse("($text,)").args))
 
 "Write the states that a run returned, one after the other, and their times."
 function bridge_states(run::Int, ts::Integer, us::Integer)
@@ -142,25 +78,5 @@ end
 function bridge_interpolate(run::Int, t::Float64, out::Integer)
     r = HELD[run]
     interpolate!(array(eltype(r.us), out, size(r.us, 1)), r, t)
-    return nothing
-end
-
-"""
-    bridge_gradient(run, alg, sensealg, seeds, du0, dp, rtol, atol)
-
-Write the gradient with respect to the initial state and the parameters. `seeds` is the gradient with respect to the
-states that the run returned, in their order.
-"""
-function bridge_gradient(
-        run::Int, alg::Int, sensealg::Int, seeds::Integer, du0::Integer, dp::Integer, rtol::Float64, atol::Float64
-    )
-    pulled!(HELD[run], HELD[alg], HELD[sensealg], seeds, du0, dp, rtol, atol)
-    return nothing
-end
-
-function pulled!(run::Run{T}, alg, sensealg, seeds, du0, dp, reltol, abstol) where {T}
-    to_u0, to_p = gradient(run, alg, sensealg, copy(array(T, seeds, size(run.us)...)); reltol, abstol)
-    copyto!(array(T, du0, length(to_u0)), to_u0)
-    copyto!(array(T, dp, length(to_p)), to_p)
     return nothing
 end

@@ -74,12 +74,12 @@ end
 """
     outcome(run)
 
-How it went, as plain values: return code, last time, evaluations, accepted and rejected steps, Jacobians.
+How it went: return code, last time, evaluations, accepted and rejected steps, Jacobians.
 """
 function outcome(run::Run)
     stats = run.solution.stats
     return (
-        string(run.solution.retcode), Float64(run.solution.t[end]), run.nf, stats.naccept, stats.nreject, run.njac,
+        run.solution.retcode, Float64(run.solution.t[end]), run.nf, stats.naccept, stats.nreject, run.njac,
         all(isfinite, run.solution.u[end]),
     )
 end

@@ -75,6 +75,7 @@ function pull!(
         gy::Memory1{T}, gp::Memory1{T}, gt::Memory1{T}, k::Kernels{T}, v::Memory1{T}, y::Memory1{T}, p::Memory1{T}, t
     ) where {T}
     checked(gy, k.n), checked(gp, k.np), checked(v, k.n), checked(y, k.n), checked(p, k.np)
+    givenup()
     GC.@preserve gy gp gt k v y p ccall(
         k.vjp, Cvoid,
         (Float64, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{Int64}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}),
@@ -86,6 +87,7 @@ end
 
 function pull_state!(gy::Memory1{T}, k::Kernels{T}, v::Memory1{T}, y::Memory1{T}, p::Memory1{T}, t) where {T}
     checked(gy, k.n), checked(v, k.n), checked(y, k.n), checked(p, k.np)
+    givenup()
     GC.@preserve gy k v y p ccall(
         k.vjp_y, Cvoid, (Float64, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{Int64}, Ptr{T}, Ptr{T}),
         Float64(t), pointer(y), pointer(v), pointer(p), pointer(k.c), pointer(k.i), pointer(k.w), pointer(gy)

@@ -40,22 +40,31 @@ function decay!(out, y, p)
     return nothing
 end
 
+address(x::Array) = Int64(UInt(pointer(x)))
+
 "Run one solve and one gradient of the toy, the way that `pydiffeqflux` does."
 function exercise(::Type{T}, solver::String, sensealg::String) where {T}
-    alg = algorithm(solver)
-    k = toy(T; jac = needsjacobian(alg))
-    method = sensitivity(sensealg)
-    limits = (; reltol = 1.0e-3, abstol = 1.0e-6)
-    run = forward(
-        k, alg, ones(T, 2), T[0.5], 0.0, 1.0, [0.0, 0.5, 1.0];
-        keep = "steps", dense = needsdense(method), limits..., maxiters = 1000, tstops = Float64[]
-    )
-    outcome(run)
-    return gradient(run, alg, method, ones(T, 2, 3); limits...)
+    alg, sense = bridge_algorithm(solver), bridge_sensitivity(sensealg, "")
+    kernels = hold(toy(T; jac = bridge_isimplicit(alg)))
+    y0, p, us, last, seeds, du0, dp = ones(T, 2), T[0.5], zeros(T, 6), zeros(T, 2), ones(T, 6), zeros(T, 2), zeros(T, 1)
+    saves, rtol, atol = [0.0, 0.5, 1.0], [1.0e-3], [1.0e-6]
+    GC.@preserve y0 p us last seeds du0 dp saves rtol atol begin
+        evaluated(Evaluation(0, kernels, address(y0), address(p), 0, 0, address(last), 0.0))
+        ask(wanted, dense) = Ask(
+            0, kernels, alg, wanted, 0, 0, 0, 0, dense, 1000, 3, address(saves), 0, 0, 1, address(rtol), address(atol),
+            address(y0), address(p), 0, 0, address(us), address(last), 0.0, 1.0
+        )
+        foreach(dense -> solved(ask(0, dense)), 0:1)
+        came = solved(ask(sense, 0))
+        pulled(Pull(0, came.run, alg, sense, address(seeds), address(du0), address(dp), 0, 0, rtol[1], atol[1]))
+    end
+    empty!(HELD)
+    return nothing
 end
 
 @setup_workload begin
     @compile_workload begin
+        bridge_entries()
         for T in (Float32, Float64)
             exercise(T, "Tsit5", "GaussAdjoint")
         end

@@ -35,6 +35,9 @@ _C_TYPES = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
 class CalledBack:
     """A model whose functions are called in Python; see :class:`~.model.Model` for what a model is."""
 
+    #: Python's signal handlers must not run in what Julia calls: it has its own thread for these calls.
+    here = False
+
     def __init__(self, session: Session, func: Callable[..., Any], rhs: Rhs, t0: Tensor, y0: Tensor):
         self.session, self.rhs, self.shape, self.dtype = session, rhs, y0.shape, y0.dtype
         at, when = y0.detach().clone().requires_grad_(), t0.detach().clone().requires_grad_()
@@ -42,6 +45,8 @@ class CalledBack:
         self.n, self.np = y0.numel(), sum(p.numel() for p in self.params)
         self.handle: int = session.call("bridge_kernels", _name(self.dtype), self.n, self.n, self.np, 0, 0)
         self._pointers: dict[str, Any] = {}
+        #: The last request, and what it was made of.
+        self.last: tuple[Any, Any] | None = None
         self.calls = 0
         weakref.finalize(self, session.drop, self.handle)
         log.warning("the right-hand side stays in Python: Julia calls it back, tens of microseconds an evaluation")
@@ -58,10 +63,7 @@ class CalledBack:
     def constants(self) -> None:
         """None: the function reads its tensors itself."""
 
-    def load(self, constants: None) -> None:
-        """Nothing to tell Julia."""
-
-    def evaluate(self, t: float, y: Tensor, p: Tensor) -> Tensor:
+    def evaluate(self, t: float, y: Tensor, p: Tensor, constants: None) -> Tensor:
         """``f(t, y)`` of a flat state."""
         with torch.no_grad():
             return self.rhs.evaluate(t, y.reshape(self.shape)).reshape(-1)

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-import weakref
-from dataclasses import dataclass, field
-from typing import Any
+import ctypes
+import functools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .callback import CalledBack
+from .direct import Ask, Came, Pull
 from .events import Watch
-from .model import Model
+from .model import Constants, Model, addresses
 from .sensitivities import Sensitivity
 from .session import Session
 from .solvers import Solver
 
 
+class Held:
+    """Something that Julia holds for as long as this object is there."""
+
+    def __init__(self, session: Session, handle: int):
+        self.session, self.handle = session, handle
+
+    def __del__(self) -> None:
+        self.session.drop(self.handle)
+
+
 @dataclass(frozen=True)
 class Request:
-    """What Julia is to solve, besides the initial state and the parameters.
+    """What Julia is to solve, besides the initial state, the parameters and the constants: good for many solves.
 
     Attributes:
         saves: the times to return; without any, ``keep`` says what is: ``"steps"`` or ``"end"``.
         dense: keep what evaluations in between need.
         rtol, atol: one number, or one for each state (float64).
-        options: further keyword arguments of SciML's ``solve``, as Julia writes them.
+        options: further keyword arguments of SciML's ``solve``.
         watch: the events that may end it.
-        constants: of the model, as they were when the solve was asked for.
     """
 
     model: Model | CalledBack
@@ -42,37 +52,61 @@ class Request:
     atol: Tensor
     max_steps: int
     stops: tuple[float, ...] = ()
-    options: str = ""
+    options: Held | None = None
     watch: Watch | None = None
-    constants: Any = None
+
+    @functools.cached_property
+    def save_times(self) -> Tensor:
+        return torch.tensor(self.saves, dtype=torch.float64)
+
+    @functools.cached_property
+    def template(self) -> tuple[Ask, Tensor]:
+        """The request as Julia takes it, with the memory that it points to."""
+        saves, stops = self.save_times, torch.tensor(self.stops, dtype=torch.float64)
+        ask = Ask(
+            kernels=self.model.handle,
+            alg=self.solver.handle,
+            sensealg=0 if self.sensitivity is None else self.sensitivity.handle,
+            options=0 if self.options is None else self.options.handle,
+            watch=0 if self.watch is None else self.watch.handle,
+            points=0 if self.watch is None else self.watch.points,
+            everystep=self.keep == "steps",
+            dense=self.dense,
+            maxiters=self.max_steps,
+            nsaves=len(saves),
+            saves=saves.data_ptr(),
+            nstops=len(stops),
+            stops=stops.data_ptr(),
+            ntol=self.rtol.numel(),
+            rtol=self.rtol.data_ptr(),
+            atol=self.atol.data_ptr(),
+            t0=self.t0,
+            t1=self.t1,
+        )
+        return ask, stops
+
+    @functools.cached_property
+    def backward_tolerances(self) -> tuple[float, float]:
+        assert self.sensitivity is not None
+        return self.sensitivity.rtol or float(self.rtol.min()), self.sensitivity.atol or float(self.atol.min())
 
 
-@dataclass
-class Run:
+class Run(Held):
     """What came of it.
 
     Attributes:
         ts, ys: the times that were reached, ``(T,)``, and the states there, ``(T, n)``.
         last_t, last_y: where it ended.
         event: the number of the event that ended it, counted from 1; 0 where none did.
+        nf, naccept, nreject, njac: what it cost.
+        retcode: Julia's word for how it went, and whether the last state is ``finite``.
     """
 
-    session: Session
-    handle: int
-    retcode: str
-    last_t: float
-    nf: int
-    naccept: int
-    nreject: int
-    njac: int
-    finite: bool
-    event: int
-    ts: list[float] = field(default_factory=list)
-    ys: Tensor = field(default_factory=lambda: torch.zeros(0))
-    last_y: Tensor = field(default_factory=lambda: torch.zeros(0))
-
-    def __post_init__(self) -> None:
-        weakref.finalize(self, self.session.drop, self.handle)
+    def __init__(self, session: Session, came: Came, ts: tuple[float, ...], ys: Tensor, last_y: Tensor):
+        super().__init__(session, came.run)
+        self.ts, self.ys, self.last_t, self.last_y = ts, ys, came.t, last_y
+        self.nf, self.naccept, self.nreject, self.njac = came.nf, came.naccept, came.nreject, came.njac
+        self.retcode, self.finite, self.event = session.retcodes[came.retcode], bool(came.finite), came.event
 
     def at(self, t: float) -> Tensor:
         """The dense output at ``t``, ``(n,)``."""
@@ -81,67 +115,50 @@ class Run:
         return out
 
 
-def solve(request: Request, y0: Tensor, p: Tensor) -> Run:
+def solve(request: Request, y0: Tensor, p: Tensor, constants: Constants) -> Run:
     """Solve from ``y0 (n,)`` with parameters ``p (np,)``, both contiguous."""
-    session = request.model.session
-    saves, stops = (torch.tensor(x, dtype=torch.float64) for x in (request.saves, request.stops))
+    session, saves = request.model.session, request.saves
+    ask, came = Ask.from_buffer_copy(request.template[0]), Came()
     last = torch.empty_like(y0)
-    # The states at known times are written at once: crossing to Julia's thread and back costs as much as a small solve.
-    room = torch.empty(len(saves), y0.numel(), dtype=y0.dtype)
-    handle, count, *how = session.call(
-        "bridge_solve",
-        request.model.handle,
-        request.solver.handle,
-        0 if request.sensitivity is None else request.sensitivity.handle,
-        y0.data_ptr(),
-        p.data_ptr(),
-        request.t0,
-        request.t1,
-        saves.data_ptr(),
-        len(saves),
-        request.keep,
-        request.dense,
-        request.rtol.data_ptr(),
-        request.atol.data_ptr(),
-        request.rtol.numel(),
-        request.max_steps,
-        stops.data_ptr(),
-        len(stops),
-        0 if request.watch is None else request.watch.handle,
-        0 if request.watch is None else request.watch.points,
-        request.options,
-        room.data_ptr() if len(saves) else 0,
-        last.data_ptr(),
-    )
-    run = Run(session, handle, *how)
-    run.last_y = last
-    if len(saves):
-        run.ts, run.ys = list(request.saves[:count]), room[:count]
-        return run
+    # The states at known times are written at once.
+    room = torch.empty((len(saves), y0.numel()), dtype=y0.dtype)
+    ask.y0, ask.p, ask.last = y0.data_ptr(), p.data_ptr(), last.data_ptr()
+    if saves:
+        ask.us = room.data_ptr()
+    if constants is not None:
+        ask.c, ask.i = addresses(constants)
+    session.enter(session.entries.solve, ask, ctypes.byref(came), here=request.model.here)
+    count = came.count
+    if saves:
+        if count < len(saves):
+            saves, room = saves[:count], room[:count]
+        return Run(session, came, saves, room, last)
     ts = torch.empty(count, dtype=torch.float64)
-    run.ys = torch.empty(count, y0.numel(), dtype=y0.dtype)
-    session.call("bridge_states", handle, ts.data_ptr(), run.ys.data_ptr())
-    run.ts = ts.tolist()
+    ys = torch.empty((count, y0.numel()), dtype=y0.dtype)
+    run = Run(session, came, (), ys, last)
+    session.call("bridge_states", came.run, ts.data_ptr(), ys.data_ptr())
+    run.ts = tuple(ts.tolist())
     return run
 
 
-def gradient(request: Request, run: Run, seeds: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients in ``y0 (n,)`` and ``p (np,)`` of a loss whose gradient in ``run.ys`` is ``seeds (T, n)``."""
+def gradient(request: Request, run: Run, seeds: Tensor, constants: Constants) -> tuple[Tensor, Tensor]:
+    """The gradients in ``y0 (n,)`` and ``p (np,)`` of a loss whose gradient in ``run.ys`` is ``seeds (T, n)``.
+
+    Args:
+        constants: those of the solve, whatever was solved since.
+    """
     assert request.sensitivity is not None
-    seeds = seeds.contiguous()
-    to_y0 = torch.zeros_like(run.last_y)
-    to_p = torch.zeros(request.model.np, dtype=to_y0.dtype)
+    session, n = run.session, run.last_y.numel()
+    both = torch.zeros(n + request.model.np, dtype=seeds.dtype)
+    to_y0, to_p = both[:n], both[n:]
     if len(seeds):
-        request.model.load(request.constants)
-        request.model.session.call(
-            "bridge_gradient",
-            run.handle,
-            request.solver.handle,
-            request.sensitivity.handle,
-            seeds.data_ptr(),
-            to_y0.data_ptr(),
-            to_p.data_ptr(),
-            request.sensitivity.rtol or float(request.rtol.min()),
-            request.sensitivity.atol or float(request.atol.min()),
-        )
+        seeds = seeds.contiguous()
+        rtol, atol = request.backward_tolerances
+        pull = Pull(
+            run=run.handle, alg=request.solver.handle, sensealg=request.sensitivity.handle, seeds=seeds.data_ptr(),
+            du0=to_y0.data_ptr(), dp=to_p.data_ptr(), rtol=rtol, atol=atol,
+        )  # fmt: skip
+        if constants is not None:
+            pull.c, pull.i = addresses(constants)
+        session.enter(session.entries.pull, pull, here=request.model.here)
     return to_y0, to_p

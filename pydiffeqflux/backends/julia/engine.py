@@ -26,7 +26,7 @@ from ..eager.failure import failure
 from ..eager.joint import assemble, chain
 from ..eager.rhs import Rhs
 from .callback import CalledBack
-from .calls import Request
+from .calls import Held, Request
 from .events import Watch
 from .function import WithoutGradient
 from .model import Model, Models
@@ -57,9 +57,7 @@ class JuliaBackend:
         if options.events:
             watch = Watch(tools.session, tools.models, rhs, options.events, problem.t0.value, problem.packed)
         stretches = Stretches(problem, rhs, request, options, watch)
-        got, status, message = chain(problem, rhs, stretches.run, options, None)
-        dense = _Dense(stretches, problem, got.states) if options.dense and stretches.runs else None
-        solution = assemble(problem, options, got, status, dense)
+        solution, message = _run(problem, rhs, stretches, options)
         solution.stats = Stats(
             nf=stretches.nf,
             naccept=stretches.naccept,
@@ -71,9 +69,28 @@ class JuliaBackend:
             sensealg="none" if sensealg is None else sensealg.name,
             reason=reason,
         )
-        if options.throw and not status.ok:
-            raise failure(status, message, float(solution.ts[-1]), (problem.t0.value, problem.t1.value), method)
+        if options.throw and not solution.status.ok:
+            span = problem.t0.value, problem.t1.value
+            raise failure(solution.status, message, float(solution.ts[-1]), span, method)
         return solution
+
+
+def _run(problem: ODEProblem, rhs: Rhs, stretches: Stretches, options: SolveOptions) -> tuple[Solution, str]:
+    """The solution, and what went wrong."""
+    saves, runner = options.saves, stretches.run
+    if saves is not None and not options.events and not options.doses:  # the usual case: all there is is one stretch
+        run, ys, y1 = stretches.whole()
+        status, message = stretches.status(run)
+        if status.ok:
+            dense = _Dense(stretches, problem, ys) if options.dense else None
+            ts = saves.tensor.double() if saves.tensor is not None else stretches.request.save_times.clone()
+            states = ys if problem.spec is None else problem.spec.unflatten(ys)
+            return Solution(ts, states, Stats(), status, [], dense), message
+        runner = lambda y0, s: stretches.outcome(run, ys, y1, s, stretches.request)  # noqa: E731
+    got, status, message = chain(problem, rhs, runner, options, None)
+    states = got.states[-1] if got.states else problem.packed
+    dense = _Dense(stretches, problem, states) if options.dense and stretches.runs else None
+    return assemble(problem, options, got, status, dense), message
 
 
 class _Tools:
@@ -108,6 +125,27 @@ class _Tools:
         sensealg: SenseAlg | None,
         options: SolveOptions,
     ) -> Request:
+        """The request; that of the model's last solve, where that was one like it."""
+        saves = () if options.saves is None else options.saves.values
+        key = (
+            method, sensealg, problem.t0.value, problem.t1.value, saves, options.unsaved, options.dense,
+            options.max_steps, options.stops, options.dt, options.dt_min, options.dt_max, options.controller,
+            options.rtol, options.atol,
+        )  # fmt: skip
+        if isinstance(options.rtol, Tensor) or isinstance(options.atol, Tensor):  # tensors do not compare
+            return self._request(problem, model, method, sensealg, options)
+        if model.last is None or model.last[0] != key:
+            model.last = key, self._request(problem, model, method, sensealg, options)
+        return model.last[1]
+
+    def _request(
+        self,
+        problem: ODEProblem,
+        model: Model | CalledBack,
+        method: Method,
+        sensealg: SenseAlg | None,
+        options: SolveOptions,
+    ) -> Request:
         solver = self.solvers.get(method)
         if solver.implicit:
             model.need("jac")
@@ -119,6 +157,7 @@ class _Tools:
                     f" only, not those that this algorithm follows; take GaussAdjoint() or ForwardSensitivity()."
                 )
             model.need(*sensitivity.needs)
+        keywords = _keywords(problem, method, options)
         return Request(
             model,
             solver,
@@ -131,8 +170,7 @@ class _Tools:
             *_tolerances(problem.packed, options),
             options.max_steps,
             _stops(method, options),
-            _keywords(problem, method, options),
-            constants=model.constants(),
+            Held(self.session, self.session.call("bridge_options", keywords)) if keywords else None,
         )
 
 
@@ -220,9 +258,8 @@ def _keywords(problem: ODEProblem, method: Method, options: SolveOptions) -> str
 class _Dense:
     """``sol(t)``: a number or 0-dim tensor gives one state, a 1-D tensor or sequence several, time first."""
 
-    def __init__(self, stretches: Stretches, problem: ODEProblem, states: list[Tensor]):
-        self._stretches, self._problem = stretches, problem
-        self._solved = states[-1] if states else problem.packed
+    def __init__(self, stretches: Stretches, problem: ODEProblem, solved: Tensor):
+        self._stretches, self._problem, self._solved = stretches, problem, solved
 
     def __call__(self, t: Any) -> State:
         single = isinstance(t, numbers.Real) or (isinstance(t, Tensor | np.ndarray) and t.ndim == 0)

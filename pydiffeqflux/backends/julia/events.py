@@ -11,7 +11,7 @@ from torch import Tensor
 from ...callbacks import Event
 from ..eager.events import condition
 from ..eager.rhs import Rhs
-from .model import Models
+from .model import Models, addresses
 from .session import Session
 
 
@@ -28,9 +28,10 @@ class Watch:
         self._models = found  # alive as long as this is
         self.handle: int = session.call("bridge_events", *(m.handle for m in found))
         for number, (model, event) in enumerate(zip(found, events, strict=True), start=1):
-            p = model.kernels.pack(model.kernels.graphs.externals, "p")
+            p, constants = model.kernels.pack(model.kernels.graphs.externals, "p"), model.constants()
             halts = event.terminal or event.affect is not None
-            session.call("bridge_event", self.handle, number, p.data_ptr(), event.direction, halts)
+            c, i = addresses(constants)
+            session.call("bridge_event", self.handle, number, p.data_ptr(), c, i, event.direction, halts)
         self._session = session
 
     def seen(self) -> list[tuple[int, float]]:

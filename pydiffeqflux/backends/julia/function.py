@@ -12,25 +12,36 @@ from torch import Tensor
 from ...errors import GradientError
 from ..once import once
 from .calls import Request, Run, gradient, solve
+from .model import Constants
 
 _NO_SECOND = (
     "backend='julia' has no second derivative: differentiate twice with backend='torch' and sensealg=DiscreteAdjoint()."
 )
 
+#: Both ends of the span and the save times, where these are differentiable; or their gradients.
+Times = tuple[Tensor | None, Tensor | None, Tensor | None]
+
 
 class Job:
-    """A request, and the run that it led to.
+    """A request, the constants at the time, and the run that it led to.
 
     The adjoint starts at the last saved time, and the end always matters (the next stretch begins there): so it is
     saved, whether or not it was asked for.
     """
 
-    def __init__(self, request: Request):
-        self.asked = request.saves
+    def __init__(self, request: Request, constants: Constants):
+        self.asked = len(request.saves)
         if request.saves and request.saves[-1] != request.t1:
             request = replace(request, saves=(*request.saves, request.t1))
-        self.request = request
+        self.request, self.constants = request, constants
         self.run: Run | None = None
+
+    def solve(self, y0: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The states at the times that were asked for, and at the end."""
+        start = y0.detach().reshape(-1).contiguous()
+        self.run = run = solve(self.request, start, packed(self.request, params), self.constants)
+        ys = run.ys.view(len(run.ys), *y0.shape)
+        return ys[: self.asked] if self.asked and len(ys) > self.asked else ys, run.last_y.view(y0.shape)
 
 
 class JuliaSolve(torch.autograd.Function):
@@ -38,48 +49,81 @@ class JuliaSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        job: Job, y0: Tensor, t0: Tensor | None, t1: Tensor | None, saves: Tensor | None, *params: Tensor
+        ctx: Any, job: Job, y0: Tensor, t0: Tensor | None, t1: Tensor | None, saves: Tensor | None, *params: Tensor
     ) -> tuple[Tensor, Tensor]:
-        job.run = run = solve(job.request, y0.detach().reshape(-1).contiguous(), packed(job.request, params))
-        ys = run.ys.reshape(-1, *y0.shape)
-        return ys[: len(job.asked)] if job.asked else ys, run.last_y.reshape(y0.shape).clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        job, y0, t0, t1, saves, *params = inputs
+        ys, y1 = job.solve(y0, params)
         ctx.job, ctx.times = job, (t0, t1, saves)
-        ctx.save_for_backward(y0, *output, *params)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(y0, ys, y1, *params)
+        return ys, y1
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() and any(g.requires_grad for g in grads):
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() and any(g is not None and g.requires_grad for g in grads):
             raise GradientError(_NO_SECOND)
-        g_ys, g_y1 = grads
         y0, ys, y1, *params = ctx.saved_tensors
         job: Job = ctx.job
-        run, model = job.run, job.request.model
-        assert run is not None
         with torch.no_grad():
-            seeds = torch.zeros(len(run.ts), y0.numel(), dtype=y0.dtype)
-            seeds[: len(ys)] = g_ys.reshape(len(ys), -1)
-            seeds[-1] += g_y1.reshape(-1)
-            to_y0, to_p = gradient(job.request, run, seeds)
-            p = packed(job.request, params)
-            pull = lambda t, y, g: torch.dot(g.reshape(-1), model.evaluate(t, y.reshape(-1), p))  # noqa: E731
-            t0, t1, saves = ctx.times
-            g_t0 = g_t1 = g_saves = None
-            if t0 is not None:
-                g_t0 = -pull(job.request.t0, y0, to_y0).to(t0)
-            if t1 is not None:
-                g_t1 = pull(run.last_t, y1, g_y1).to(t1)
-            if saves is not None:
-                g_saves = torch.zeros_like(saves)
-                for k, t in enumerate(run.ts[: len(ys)]):
-                    g_saves[k] = pull(t, ys[k], g_ys[k]).to(saves)
-        to_params = to_p.split([x.numel() for x in params]) if params else ()
-        found = (g.reshape(x.shape).to(x) for g, x in zip(to_params, params, strict=True))
-        gradients = (to_y0.reshape(y0.shape), g_t0, g_t1, g_saves, *found)
-        return (None, *once(_NO_SECOND, gradients, (y0, t0, t1, saves, *params)))
+            g_ys, g_y1 = grads
+            to_y0, to_p = gradient(job.request, _run(job), _seeds(job, y0.numel(), g_ys, g_y1), job.constants)
+            of_times: Times = (None, None, None)
+            if any(ctx.needs_input_grad[2:5]):
+                of_times = _times(job, ctx.times, (y0, ys, y1), (to_y0, g_ys, g_y1), packed(job.request, params))
+        gradients = (to_y0.view(y0.shape), *of_times, *_unpacked(to_p, params))
+        return (None, *once(_NO_SECOND, gradients, (y0, *ctx.times, *params)))
+
+
+def _run(job: Job) -> Run:
+    assert job.run is not None
+    return job.run
+
+
+def _seeds(job: Job, n: int, g_ys: Tensor | None = None, g_y1: Tensor | None = None) -> Tensor:
+    """The gradient with respect to the states that Julia saved."""
+    rows = len(_run(job).ts)
+    if g_ys is not None and g_y1 is None and len(g_ys) == rows:
+        return g_ys.reshape(rows, n)
+    like = g_ys if g_ys is not None else g_y1
+    seeds = torch.zeros(rows, n, dtype=job.request.model.dtype if like is None else like.dtype)
+    if g_ys is not None:
+        seeds[: len(g_ys)] = g_ys.reshape(len(g_ys), n)
+    if g_y1 is not None:
+        seeds[-1] += g_y1.reshape(-1)
+    return seeds
+
+
+def _times(
+    job: Job,
+    times: Times,
+    states: tuple[Tensor, Tensor, Tensor],
+    grads: tuple[Tensor, Tensor | None, Tensor | None],
+    p: Tensor,
+) -> Times:
+    """The gradients of both ends and of the save times: moving a time moves along the solution."""
+    (t0, t1, saves), (y0, ys, y1), (to_y0, g_ys, g_y1) = times, states, grads
+    model, run = job.request.model, _run(job)
+
+    def pull(t: float, y: Tensor, g: Tensor) -> Tensor:
+        return torch.dot(g.reshape(-1), model.evaluate(t, y.reshape(-1), p, job.constants))  # type: ignore[arg-type]
+
+    g_t0 = g_t1 = g_saves = None
+    if t0 is not None:
+        g_t0 = -pull(job.request.t0, y0, to_y0).to(t0)
+    if t1 is not None and g_y1 is not None:
+        g_t1 = pull(run.last_t, y1, g_y1).to(t1)
+    if saves is not None and g_ys is not None:
+        g_saves = torch.zeros_like(saves)
+        for k, t in enumerate(run.ts[: len(ys)]):
+            g_saves[k] = pull(t, ys[k], g_ys[k]).to(saves)
+    return g_t0, g_t1, g_saves
+
+
+def _unpacked(flat: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The parameters' gradients out of a flat vector."""
+    if all(x.dtype == flat.dtype for x in params):
+        return torch._C._nn.unflatten_dense_tensors(flat, list(params)) if params else ()
+    parts = flat.split([x.numel() for x in params])
+    return [g.reshape(x.shape).to(x) for g, x in zip(parts, params, strict=True)]
 
 
 class WithoutGradient(torch.autograd.Function):
@@ -97,4 +141,7 @@ class WithoutGradient(torch.autograd.Function):
 def packed(request: Request, params: Sequence[Tensor]) -> Tensor:
     """The flat vector of the parameters."""
     dtype = request.model.dtype
-    return torch.cat([x.detach().reshape(-1).to(dtype) for x in params]) if params else torch.zeros(0, dtype=dtype)
+    if not params:
+        return torch.zeros(0, dtype=dtype)
+    flat = [x.detach() if x.dtype == dtype else x.detach().to(dtype) for x in params]
+    return torch._C._nn.flatten_dense_tensors(flat)

@@ -17,6 +17,7 @@ from ...errors import UntraceableError
 from ...graph import Kernels
 from ...graph.cache import TraceCache
 from ...graph.trace import Evaluate
+from .direct import Evaluation
 from .emit import source
 from .session import Session
 
@@ -32,6 +33,9 @@ Constants = tuple[Tensor, Tensor] | None
 class Model:
     """The functions of one right-hand side, compiled in Julia when first wanted."""
 
+    #: The main thread may call Julia itself.
+    here = True
+
     def __init__(self, session: Session, kernels: Kernels):
         self.session, self.kernels = session, kernels
         n, m, sizes = kernels.y.numel(), math.prod(kernels.graphs.shape), kernels.sizes
@@ -39,6 +43,8 @@ class Model:
         name = str(self.dtype).removeprefix("torch.")
         self.handle: int = session.call("bridge_kernels", name, n, m, sizes["p"], sizes["c"], sizes["i"])
         self._has: set[str] = set()
+        #: The last request, and what it was made of.
+        self.last: tuple[Any, Any] | None = None
         weakref.finalize(self, session.drop, self.handle)
 
     @property
@@ -70,17 +76,20 @@ class Model:
         c, i = (self.kernels.pack(self.kernels.graphs.externals, name) for name in "ci")
         return c, i
 
-    def load(self, constants: Constants) -> None:
-        """Tell Julia these values; a gradient needs those of its own solve, whatever was solved since."""
-        if constants is not None:
-            c, i = constants
-            self.session.call("bridge_constants", self.handle, c.data_ptr(), i.data_ptr())
-
-    def evaluate(self, t: float, y: Tensor, p: Tensor) -> Tensor:
+    def evaluate(self, t: float, y: Tensor, p: Tensor, constants: Constants) -> Tensor:
         """``f(t, y)`` of a flat state, by Julia."""
         y, out = y.contiguous(), torch.empty(math.prod(self.kernels.graphs.shape), dtype=y.dtype)
-        self.session.call("bridge_evaluate", self.handle, y.data_ptr(), p.data_ptr(), float(t), out.data_ptr())
+        c, i = addresses(constants)
+        one = Evaluation(
+            kernels=self.handle, y=y.data_ptr(), p=p.data_ptr(), c=c, i=i, out=out.data_ptr(), t=float(t)
+        )  # fmt: skip
+        self.session.enter(self.session.entries.evaluate, one)
         return out
+
+
+def addresses(constants: Constants) -> tuple[int, int]:
+    """Where they are; 0 where there are none."""
+    return (0, 0) if constants is None else (constants[0].data_ptr(), constants[1].data_ptr())
 
 
 class Models:
@@ -106,11 +115,10 @@ class Models:
             traced = self._traces.get(func, evaluate, t0, y0)
             model = self._model(traced.kernels)
             model.need("f")
-            model.load(model.constants())
-            if traced.start is None:  # compared before, and unchanged since
+            if traced.start is None:  # nothing that the function can reach has changed
                 return model
             p = traced.kernels.pack(traced.kernels.graphs.externals, "p")
-            value = model.evaluate(float(t0), y0.reshape(-1), p)
+            value = model.evaluate(float(t0), y0.reshape(-1), p, model.constants())
             if traced.agrees(value.reshape(traced.start.shape)):
                 return model
             self._traces.forget(func)

@@ -1,9 +1,12 @@
-"""The one Julia of this process: started at first use, spoken to from one thread only.
+"""The one Julia of this process: started at first use, spoken to by one thread at a time.
 
-Julia's collector waits for every thread that ever ran Julia code, and a thread that is busy in Python does not answer
-it. So Julia gets a thread of its own, on which it is started and on which every call runs, whichever thread of Python
-asks; what crosses over are numbers, strings and addresses. While Julia works, Python's lock is released: other threads
-go on, and Ctrl-C is heard (the next evaluation of the right-hand side then gives up).
+Julia gets a thread of its own, on which it is started and on which calls run, whichever thread of Python asks; what
+crosses over are numbers, strings and addresses. Handing over and waiting cost as much as a small solve, so the main
+thread, where most programs do all their work, makes the calls that are made again and again itself. Between calls
+both have left Julia, as far as its collector is concerned, which waits for every thread that has not.
+
+While Julia works, Python's lock is released: other threads go on, and Ctrl-C is heard (the next evaluation of the
+right-hand side then gives up; see ``julia/src/interrupt.jl``).
 """
 
 from __future__ import annotations
@@ -19,12 +22,15 @@ import sys
 import threading
 import time
 import warnings
+from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from ...errors import BackendUnavailableError, JuliaForkError, PyDiffEqFluxError
 from . import configuration
 from .configuration import Configuration
+from .direct import Entries, Signals
 from .failures import translated
 
 log = logging.getLogger("pydiffeqflux")
@@ -37,17 +43,30 @@ _HOW = (
 class Session:
     """A running Julia. Use :func:`session` to get it."""
 
+    #: The functions for :meth:`enter`.
+    entries: Entries
+
     def __init__(self, chosen: Configuration):
-        self.pid = os.getpid()
         self.chosen = chosen
+        #: What SciML calls its return codes.
+        self.retcodes: dict[int, str] = {}
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._dropped: list[int] = []
+        self._dropped: deque[int] = deque()
         self._stop = ctypes.c_int32(0)
         self._functions: dict[str, Any] = {}
         self._pending: BaseException | None = None
+        self._forked = False
+        self._signals = Signals()
+        self._lock = threading.RLock()
+        self._main = threading.main_thread().ident
         self._thread = threading.Thread(target=self._work, name="julia", daemon=True)
         self._thread.start()
+        started_before = "juliacall" in sys.modules
         self._on_thread(lambda: self._start(chosen))
+        os.register_at_fork(after_in_child=self._fork)
+        if started_before and threading.get_ident() == self._main:  # the thread that Julia thinks it is on
+            self.entries.park()
+            atexit.register(self.entries.unpark)
 
     def call(self, name: str, *args: Any) -> Any:
         """Call ``PyDiffEqFlux.<name>`` with numbers and strings; its result is numbers and strings, too.
@@ -56,12 +75,32 @@ class Session:
             JuliaForkError: this process was forked from the one that Julia runs in.
             PyDiffEqFluxError: what Julia threw, see :mod:`.failures`.
         """
-        if os.getpid() != self.pid:
-            raise JuliaForkError(
-                "Julia cannot be used in a process forked from one in which it runs: start processes by 'spawn'"
-                " (multiprocessing_context='spawn' for a DataLoader)."
-            )
+        if self._forked:
+            self._refuse()
         return self._on_thread(lambda: self._call(name, args))
+
+    def enter(self, entry: Callable[..., int], ask: Any, *into: Any, here: bool = True) -> None:
+        """Call one of the ``entries``: quicker than :meth:`call`, for what is called again and again.
+
+        Args:
+            here: the main thread may make the call itself. Not if Julia calls Python in it: an exception of a signal
+                handler would have nowhere to go.
+
+        Raises:
+            JuliaForkError, PyDiffEqFluxError: as :meth:`call` does.
+        """
+        if self._forked:
+            self._refuse()
+        if not here or threading.get_ident() != self._main:
+            self._on_thread(lambda: self._entered(entry, ask, into))
+            return
+        ask.main = 1
+        with self._lock:
+            self._release()
+            code = entry(ctypes.byref(ask), *into)
+        if code:
+            self._signals.reraise()
+            self.call("bridge_raise")
 
     def give_up(self, error: BaseException) -> None:
         """For functions that Julia calls: end the call that is under way, with this error."""
@@ -81,14 +120,29 @@ class Session:
         for thing in (*vars(juliacall).values(), *self._functions.values(), self.main):
             if type(thing).__module__.startswith("juliacall"):
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
-        if os.getpid() == self.pid:
-            job = _Job(end)
+        if not self._forked:
+            job = _Job(lambda: self._end(end))
             self._jobs.put(job)
             job.done.acquire(timeout=30)
+
+    def _end(self, end: Callable[[], None]) -> None:
+        self.entries.unpark()
+        end()
+
+    def _fork(self) -> None:
+        self._forked = True
+
+    def _refuse(self) -> NoReturn:
+        raise JuliaForkError(
+            "Julia cannot be used in a process forked from one in which it runs: start processes by 'spawn'"
+            " (multiprocessing_context='spawn' for a DataLoader)."
+        )
 
     # -- the other thread -------------------------------------------------------------------------
 
     def _on_thread(self, work: Callable[[], Any]) -> Any:
+        if threading.get_ident() == self._thread.ident:  # Julia called Python, which calls Julia
+            return work()
         job = _Job(work)
         self._jobs.put(job)
         try:
@@ -106,7 +160,8 @@ class Session:
         while True:
             job = self._jobs.get()
             try:
-                job.result = job.work()
+                with self._lock:
+                    job.result = job.work()
             except BaseException as error:
                 job.error = error
             finally:
@@ -124,7 +179,11 @@ class Session:
 
             self.main = juliacall.Main
             self.main.seval("import PyDiffEqFlux")
-            self._function("bridge_watch")(ctypes.addressof(self._stop))
+            self._function("bridge_watch")(ctypes.addressof(self._stop), *self._signals.addresses)
+            words = self._function("bridge_retcodes")().split()
+            self.retcodes = {int(k): name for k, name in zip(words[::2], words[1::2], strict=True)}
+            self.entries = Entries(self._function("bridge_entries")())
+            self.entries.park()
         except Exception as why:
             said = " ".join(str(why).split())[:600]
             raise BackendUnavailableError(f"backend='julia' did not start: {said}. Way out: {_HOW}.") from why
@@ -136,21 +195,38 @@ class Session:
         return self._functions[name]
 
     def _call(self, name: str, args: tuple[Any, ...]) -> Any:
-        if self._dropped:
-            dropped, self._dropped = self._dropped, []
-            self._function("release")(*dropped)
+        self._release()
         function = self._function(name)
         result, failed = None, None
         try:
             result = function._jl_call_nogil(*args)
         except Exception as error:
             failed = error
-        if self._pending is not None:
-            pending, self._pending, self._stop.value = self._pending, None, 0
-            raise pending
+        self._give_up()
         if failed is not None:
             raise translated(failed) from failed
         return result
+
+    def _entered(self, entry: Callable[..., int], ask: Any, into: tuple[Any, ...]) -> None:
+        self._release()
+        ask.main = 0
+        code = entry(ctypes.byref(ask), *into)
+        self._give_up()
+        if code:
+            self._call("bridge_raise", ())
+
+    def _give_up(self) -> None:
+        """Raise what :meth:`give_up` left for the end of the call."""
+        if self._pending is not None:
+            pending, self._pending, self._stop.value = self._pending, None, 0
+            raise pending
+
+    def _release(self) -> None:
+        if self._dropped:
+            handles = array("q")
+            while self._dropped:
+                handles.append(self._dropped.popleft())
+            self.entries.release(handles.buffer_info()[0], len(handles))
 
 
 class _Job:

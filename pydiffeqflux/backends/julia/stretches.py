@@ -33,8 +33,22 @@ class Stretches:
 
     def __init__(self, problem: ODEProblem, rhs: Rhs, request: Request, options: SolveOptions, watch: Watch | None):
         self.problem, self.rhs, self.request, self.options, self.watch = problem, rhs, request, options, watch
+        self.constants = request.model.constants()
         self.runs: list[Run] = []
         self.nf = self.naccept = self.nreject = self.njac = 0
+
+    def whole(self) -> tuple[Run, Tensor, Tensor]:
+        """The whole problem as one stretch: its run, the states at the save times, and the last one."""
+        problem, saves = self.problem, self.options.saves
+        assert saves is not None
+        job = Job(self.request, self.constants)
+        ys, y1 = JuliaSolve.apply(
+            job, problem.packed, problem.t0.tensor, problem.t1.tensor, saves.tensor, *self.request.model.params
+        )
+        assert job.run is not None
+        self._count(job.run)
+        self.runs.append(job.run)
+        return job.run, ys, y1
 
     def run(self, y0: Tensor, s: Stretch) -> Outcome:
         """Solve a stretch from ``y0``, as one node of the autograd graph."""
@@ -59,7 +73,7 @@ class Stretches:
                 return self._ended_by(hit, y0, Outcome(Status.SUCCESS, y0, s.t0))
             saves = tuple(t for t in saves if (when - t) * self.problem.direction >= 0)
             request = replace(request, t1=when, saves=saves)
-        job = Job(request)
+        job = Job(request, self.constants)
         tensor = None if s.saves is None or s.saves.tensor is None else s.saves.tensor[: len(saves)]
         end = s.t1.tensor if hit is None else None
         ys, y1 = JuliaSolve.apply(job, y0, s.t0.tensor, end, tensor, *self.request.model.params)
@@ -67,7 +81,7 @@ class Stretches:
         assert run is not None
         self._count(run)
         self.runs.append(run)
-        out = self._outcome(run, ys, y1, s, request)
+        out = self.outcome(run, ys, y1, s, request)
         if seen and out.status.ok:
             out.crossings = self._crossings(seen, request, y0, s)
         return out if hit is None or not out.status.ok else self._ended_by(hit, y1, out)
@@ -80,7 +94,7 @@ class Stretches:
         assert self.watch is not None
         p = packed(request, self.request.model.params)
         watched = replace(request, sensitivity=None, saves=(), keep="end", dense=False, watch=self.watch)
-        run = solve(watched, y0.detach().reshape(-1).contiguous(), p)
+        run = solve(watched, y0.detach().reshape(-1).contiguous(), p, self.constants)
         self.nf += run.nf
         self.njac += run.njac
         return (run if run.event else None), self.watch.seen()
@@ -88,7 +102,7 @@ class Stretches:
     def _crossings(self, seen: list[tuple[int, float]], request: Request, y0: Tensor, s: Stretch) -> list[Crossing]:
         """The events that are only recorded, with their gradients."""
         times = tuple(dict.fromkeys(when for _, when in seen))
-        job = Job(replace(request, t1=times[-1], saves=times, dense=False))
+        job = Job(replace(request, t1=times[-1], saves=times, dense=False), self.constants)
         ys, _ = JuliaSolve.apply(job, y0, s.t0.tensor, None, None, *self.request.model.params)
         states = dict(zip(times, ys.unbind(0), strict=True))
         return [link_crossing(self.rhs, self.options.events, index, when, states[when]) for index, when in seen]
@@ -105,8 +119,9 @@ class Stretches:
         self.nreject += run.nreject
         self.njac += run.njac
 
-    def _outcome(self, run: Run, ys: Tensor, y1: Tensor, s: Stretch, request: Request) -> Outcome:
-        status, message = self._status(run)
+    def outcome(self, run: Run, ys: Tensor, y1: Tensor, s: Stretch, request: Request) -> Outcome:
+        """A run as the chain of stretches takes it."""
+        status, message = self.status(run)
         ended = s.t1 if status.ok and request.t1 == s.t1.value else TimePoint(run.last_t)
         out = Outcome(status, y1, ended, message=message)
         if s.saves is not None:
@@ -117,7 +132,8 @@ class Stretches:
                 out.step_states[-1], out.step_times[-1] = y1, s.t1.tensor
         return out
 
-    def _status(self, run: Run) -> tuple[Status, str]:
+    def status(self, run: Run) -> tuple[Status, str]:
+        """How a run went, and what to say of a failure."""
         if run.retcode in ("Success", "Terminated"):
             if run.finite:
                 return Status.SUCCESS, ""
