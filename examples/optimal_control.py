@@ -1,11 +1,11 @@
 """Optimal control: a network swings a pendulum up with a motor that is too weak to lift it.
 
-The motor cannot even hold the pendulum out sideways, so it has to swing back and forth first. The controller is a
-network of the state, u = u_max tanh(net(sin, cos, speed)); the equation of motion runs with it inside, the cost is a
-state of its own, c' = 1 + cos(angle) + ..., and its gradient in the network's weights comes back through the solve. It
-is trained from many starts at once, so it is a feedback and not one schedule of torques; they lie near the top at
-first, and further and further down. After SciML's tutorial "Solving optimal control problems with universal
-differential equations".
+The motor has half the strength to hold the pendulum out sideways, so it has to swing back and forth first. The
+controller is a network of the state, u = u_max tanh(net(sin, cos, speed)), made odd: mirrored states get mirrored
+torques. The equation of motion runs with it inside, the cost is a state of its own, c' = 1 + cos(angle) + ..., and its
+gradient in the network's weights comes back through the solve. It is trained from many starts at once, so it is a
+feedback and not one schedule of torques; they lie near the top at first, and further and further down. After SciML's
+tutorial "Solving optimal control problems with universal differential equations".
 
     python examples/optimal_control.py --out runs/control
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import pydiffeqflux as pdf
 
-TORQUE, DAMPING, END = 0.9, 0.05, 8.0  # in units of weight times length, and of the pendulum's own time
+TORQUE, DAMPING, END = 0.5, 0.05, 12.0  # in units of weight times length, and of the pendulum's own time
 
 
 class Swing(nn.Module):
@@ -35,7 +35,8 @@ class Swing(nn.Module):
 
     def torque(self, angle: Tensor, speed: Tensor) -> Tensor:
         seen = torch.stack([angle.sin(), angle.cos(), speed / 2], -1)
-        return TORQUE * torch.tanh(self.net(seen)[..., 0])
+        mirrored = torch.stack([-angle.sin(), angle.cos(), -speed / 2], -1)
+        return TORQUE * torch.tanh((self.net(seen) - self.net(mirrored))[..., 0])
 
     def forward(self, y: Tensor) -> Tensor:
         angle, speed, _ = y.unbind(-1)
@@ -74,7 +75,7 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     with torch.no_grad():
         before = layer(fresh)
 
-    iterations, done = 120 if quick else 600, 0
+    iterations, done = 120 if quick else 400, 0
 
     def loss() -> Tensor:
         nonlocal done
@@ -94,24 +95,25 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
 def draw(out_dir: str | Path, swing: Swing, times: Tensor, path: Tensor, losses: list[float]) -> Path:
     with plt.rc_context(STYLE):
         fig = plt.figure(figsize=(12.0, 5.4), layout="constrained")
-        axes = fig.subplot_mosaic("AB;AC;AD", width_ratios=(1.15, 1))
+        axes = fig.subplot_mosaic("AB;AC;AD", width_ratios=(1.15, 1), height_ratios=(1.2, 1, 1))
         plane, over, motor, curve = (axes[k] for k in "ABCD")
-        angle, speed = torch.meshgrid(torch.linspace(-1.0, 7.3, 200), torch.linspace(-2.6, 2.6, 160), indexing="xy")
+        angle, speed = torch.meshgrid(torch.linspace(-2.0, 8.3, 200), torch.linspace(-2.6, 2.6, 160), indexing="xy")
         with torch.no_grad():
             torque = swing.torque(angle, speed)
             spent = swing.torque(path[..., 0], path[..., 1])
-        filled = plane.pcolormesh(angle, speed, torque, cmap="RdBu_r", vmin=-TORQUE, vmax=TORQUE, alpha=0.6, lw=0)
+        filled = plane.pcolormesh(angle, speed, torque, cmap="RdBu_r", vmin=-1.6 * TORQUE, vmax=1.6 * TORQUE)
         filled.set_rasterized(True)
-        fig.colorbar(filled, ax=plane, label="torque", location="bottom", shrink=0.6)
+        bar = fig.colorbar(filled, ax=plane, label="torque", location="bottom", shrink=0.6, pad=0.02)
+        bar.ax.set_xlim(-TORQUE, TORQUE)
         for k in range(25):
             plane.plot(path[:, k, 0], path[:, k, 1], color=INK, lw=0.8, alpha=0.8)
         plane.plot([math.pi], [0], "o", mfc="white", mec=INK, ms=8, ls="none", label="upright")
-        plane.set(xlabel="angle", ylabel="speed", xlim=(-1.0, 7.3), ylim=(-2.6, 2.6))
+        plane.set(xlabel="angle", ylabel="speed", xlim=(-2.0, 8.3), ylim=(-2.6, 2.6))
         plane.set_xticks([0, math.pi, 2 * math.pi], ["0", "$\\pi$", "$2\\pi$"])
         plane.set_title("The controller, and 25 runs")
         plane.legend(loc="upper left", frameon=True, edgecolor="none")
         over.plot(times, -path[..., 0].cos(), color=TEAL, lw=0.5, alpha=0.5)
-        over.set(ylabel="height", ylim=(-1.1, 1.1), xlim=(0, END))
+        over.set(xlabel="t", ylabel="height", ylim=(-1.1, 1.1), xlim=(0, END))
         over.set_title("Height of the mass, 100 fresh starts")
         motor.plot(times, spent[:, :6], color=ROSE, lw=1.0, alpha=0.8)
         motor.axhline(TORQUE, color=GREY, lw=0.8, ls=":")
@@ -120,6 +122,7 @@ def draw(out_dir: str | Path, swing: Swing, times: Tensor, path: Tensor, losses:
         motor.set_title("Torque, six of them")
         curve.plot(losses, color=INK, lw=0.9)
         curve.set(xlabel="iteration", ylabel="cost", xlim=(0, len(losses)))
+        curve.set_title("Training")
         return save(fig, out_dir, "optimal_control")
 
 

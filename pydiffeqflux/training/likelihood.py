@@ -101,7 +101,7 @@ class LikelihoodTrainer(Run):
             "objective": "minus the log-likelihood of a step (Euler-Maruyama), a number of the data, in scaled units;"
             " r2 and rmse are those of predictions one step ahead",
             # Euler and Maruyama's step should be a short one: how far the states are carried by it.
-            "model": {"family": "sde", "unobserved": 0, "step": float((mean - self.states[:-1]).square().mean().sqrt())},
+            "model": {"family": "sde", "unobserved": 0, "step": rmse(mean - self.states[:-1])},
             "states": {
                 name: {
                     "r2": r2(residual[:, i], series.values[1:, i]),
