@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
+from .backends.registry import NAMES
 from .errors import PyDiffEqFluxError
 
 if TYPE_CHECKING:
     from .training import FitResult, Progress
 
+#: Mean change of the scaled states from row to row from which on the likelihood of a step is a poor one.
+LONG_STEP = 0.5
 #: As shells report a program that Ctrl-C ended.
 EXIT_INTERRUPTED = 130
 
@@ -53,17 +56,32 @@ def _columns(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
     "--state", "states", metavar="COL,COL", required=True, multiple=True, callback=_columns, help="Columns to fit."
 )
 @click.option("--out", metavar="DIR", required=True, help="Folder for the results; made if need be.")
-@click.option("--backend", type=click.Choice(["auto", "torch", "julia"]), default="auto", show_default=True)
-@click.option("--method", default="tsit5", show_default=True, help="Solver.")
+@click.option(
+    "--model",
+    default="node",
+    show_default=True,
+    help="Family: node, augmented, ude, hamiltonian, sde.",
+)
+@click.option("--backend", type=click.Choice(NAMES), default="auto", show_default=True)
+@click.option("--method", default=None, help="Solver.  [default: tsit5; em for sde]")
 @click.option("--width", type=int, default=32, show_default=True, help="Units in each hidden layer.")
 @click.option("--depth", type=int, default=2, show_default=True, help="Hidden layers.")
-@click.option("--augment", type=int, default=1, show_default=True, help="Unobserved states added to the observed ones.")
-@click.option("--epochs", type=int, default=800, show_default=True, help="Training epochs on trajectories.")
+@click.option("--augment", type=int, default=None, help="Unobserved states with a trained start.  [node: 1; ude: 0]")
+@click.option("--extra-dims", type=int, default=None, help="Unobserved states that start at 0.  [augmented: 1]")
+@click.option(
+    "--known",
+    metavar="TERMS",
+    default=None,
+    help="Known terms of a ude: FILE.py:NAME, a function of the states; or kinematics (dq/dt = v).",
+)
+@click.option("--epochs", type=int, default=800, show_default=True, help="Training epochs.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the network's first weights.")
 @click.option("--lr", type=float, default=1e-2, show_default=True, help="Adam's step size at the start.")
 @click.option("--rtol", type=float, default=1e-4, show_default=True, help="Relative tolerance of the solver.")
 @click.option("--atol", type=float, default=1e-5, show_default=True, help="Absolute tolerance, in scaled units.")
-@click.option("--dt", type=float, default=None, help="Step of a fixed-step method.  [default: a tenth of the spacing]")
+@click.option(
+    "--dt", type=float, default=None, help="Step of a fixed-step method.  [a tenth of the spacing; sde: a quarter]"
+)
 @click.option(
     "--transform",
     type=click.Choice(["auto", "log", "none"]),
@@ -90,7 +108,14 @@ def fit(
     overwrite: bool,
     **options: Any,
 ) -> None:
-    """Fit a neural ODE to a time series.
+    """Fit a neural ODE, or a model of another family, to a time series.
+
+    \b
+    node         a network for the rates of change, and unobserved states beside the observed ones
+    augmented    the same, the unobserved states starting at 0
+    ude          known terms (--known) and a network for the rest
+    hamiltonian  the motion of a learnt energy; --state names the positions, then their momenta
+    sde          drift and noise, by the likelihood of the steps from each row to the next
 
     Writes fit.png (data and trajectory), loss.png, model.pt (read it back with pydiffeqflux.training.load)
     and report.json into DIR, and checkpoint.pt while it runs. Ctrl-C stops after the current epoch; the same
@@ -132,10 +157,10 @@ def _progress(epochs: int) -> Iterator[Callable[[Progress], None]]:
     )
     console = Console(stderr=True)
     with Bar(*columns, console=console, disable=not console.is_terminal, refresh_per_second=5) as bar:
-        task = bar.add_task("derivative matching", total=epochs, loss="-")
+        task = bar.add_task("getting ready", total=epochs, loss="-")
 
         def update(now: Progress) -> None:
-            stage = {"shooting": "multiple shooting", "trajectory": "one trajectory"}[now.stage]
+            stage = {"shooting": "multiple shooting", "trajectory": "one trajectory"}.get(now.stage, now.stage)
             bar.update(task, completed=now.epoch, description=stage, loss=f"{now.loss:.3e}")
 
         yield update
@@ -152,12 +177,30 @@ def _summarise(result: FitResult, out: str) -> None:
     report = result.report
     for name, state in report["states"].items():
         r2 = "R^2 undefined (the state never changes)" if state["r2"] is None else f"R^2 {state['r2']:.4f}"
-        click.echo(f"{name}: {r2}, RMSE {state['rmse']:.4g}")
+        ahead = f" one step ahead, {state['within_95']:.0%} within 95 % bounds" if "within_95" in state else ""
+        click.echo(f"{name}: {r2}, RMSE {state['rmse']:.4g}{ahead}")
+    for name, value in _flat(report["model"].get("known_parameters", {})):
+        click.echo(f"{name} {value:.4g}")
+    step = report["model"].get("step", 0.0)
+    if step > LONG_STEP:
+        click.echo(
+            f"note: from row to row the states move by {step:.2g} standard deviations; the likelihood of a step is for"
+            " closely spaced rows, and paths simulated beyond one step may stray from the data"
+        )
     click.echo(
         f"loss {report['losses']['final']:.3e}, {report['function_evaluations']['training']} network evaluations,"
         f" {report['seconds']:.1f} s, backend {report['backend']}, method {report['method']}"
     )
     click.echo(f"wrote fit.png, loss.png, model.pt and report.json into {out}")
+
+
+def _flat(found: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers in nested dicts and lists, each with its place."""
+    if isinstance(found, dict | list):
+        for key, value in found.items() if isinstance(found, dict) else enumerate(found):
+            yield from _flat(value, f"{name} {key}".strip())
+    else:
+        yield name, found
 
 
 @main.command()

@@ -156,7 +156,8 @@ def test_help_names_every_option():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT to another process")
-def test_ctrl_c_says_how_to_resume_and_the_resumed_run_ends_as_the_straight_one(tmp_path):
+def test_ctrl_c_says_how_to_resume_and_the_resumed_run_ends_as_the_straight_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("pydiffeqflux.backends.native.WARM_UP", 1000)  # as in the process that is interrupted
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     options = ["--time", "Year", "--state", "Hare,Lynx", "--width", "8", "--depth", "1", "--epochs", "80"]
     out = tmp_path / "out"

@@ -16,8 +16,8 @@ import pydiffeqflux as pdf
 from pydiffeqflux import errors
 from pydiffeqflux.training import FitInterrupted, FitOptions, Progress, Series, fit, load, read_csv
 from pydiffeqflux.training.descent import TrialDescent
-from pydiffeqflux.training.model import scaling_of
 from pydiffeqflux.training.recipe import Trainer
+from pydiffeqflux.training.scaling import scaling_of
 from pydiffeqflux.training.shooting import Shooting
 from pydiffeqflux.training.smoothing import smooth
 
@@ -188,19 +188,23 @@ def test_shooting_from_a_true_trajectory_has_neither_misfit_nor_gap(n, even):
     net = torch.nn.Linear(2, 2, bias=False, dtype=torch.float64)
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[0.0, 1.0], [-1.0, 0.0]]))
+
+    def rhs(t: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return net(z)
+
     shooting = Shooting(times, truth, {"method": "tsit5", "rtol": 1e-9, "atol": 1e-9})
     nodes = shooting.nodes(0)
     assert len(nodes) <= 32
     assert shooting.segments.even == (even or shooting.length == 1)  # of the spacing within each segment
     with torch.no_grad():
-        shot = shooting.shoot(net, nodes)
+        shot = shooting.shoot(rhs, nodes)
     assert float(shot.misfit) < 1e-14 and float(shot.gap) < 1e-14 and shot.nf > 0
     # Every point is compared exactly once: a shift of all the data by 1 is a misfit of exactly d * 1 / d.
     shifted = Shooting(times, truth + 1.0, {"method": "tsit5", "rtol": 1e-9, "atol": 1e-9})
-    assert float(shifted.shoot(net, nodes).misfit.detach()) == pytest.approx(1.0, abs=1e-6)
+    assert float(shifted.shoot(rhs, nodes).misfit.detach()) == pytest.approx(1.0, abs=1e-6)
     moved = nodes.detach().clone()
     moved[1] += 0.5
-    assert float(shooting.shoot(net, moved).gap.detach()) > 1e-3
+    assert float(shooting.shoot(rhs, moved).gap.detach()) > 1e-3
 
 
 def test_trial_descent_never_goes_up_and_survives_a_failed_solve():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
 import time
 import types
 import weakref
@@ -82,8 +83,13 @@ def _tally(func: Any) -> _Tally:
 
 
 def compile_at_once(func: Any) -> None:
-    """Compile ``func`` at its first solve: for work that is interrupted and taken up again, and must not differ."""
-    _tally(func).evaluations = WARM_UP
+    """Compile ``func`` at its next solve: for work that is interrupted and taken up again, and must not differ.
+
+    What is known of it is forgotten, so that it does not matter what the program did before. (Where nothing is to be
+    compiled, ``WARM_UP`` being infinite, that stays so.)
+    """
+    tally = _tally(func)
+    tally.evaluations, tally.traces = min(WARM_UP, sys.maxsize), 0
 
 
 def _compiled(problem: ODEProblem, method: Method, options: SolveOptions, tally: _Tally) -> tuple[Any, Any] | str:

@@ -1,4 +1,4 @@
-"""From a time series to a trained neural ODE: ``fit`` and ``load``, behind ``pydiffeqflux fit``."""
+"""From a time series to a trained model: ``fit`` and ``load``, behind ``pydiffeqflux fit``."""
 
 from __future__ import annotations
 
@@ -9,5 +9,17 @@ from .model import FittedODE
 from .options import FitOptions
 from .result import FitResult
 from .series import Series, read_csv
+from .stochastic import FittedSDE
 
-__all__ = ["FitInterrupted", "FitOptions", "FitResult", "FittedODE", "Progress", "Series", "fit", "load", "read_csv"]
+__all__ = [
+    "FitInterrupted",
+    "FitOptions",
+    "FitResult",
+    "FittedODE",
+    "FittedSDE",
+    "Progress",
+    "Series",
+    "fit",
+    "load",
+    "read_csv",
+]

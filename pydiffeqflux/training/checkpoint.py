@@ -12,9 +12,12 @@ import torch
 
 from ..errors import CheckpointError, DataFileNotFoundError
 from .files import write_all
+from .known import digest
 from .model import FittedODE
 from .options import FitOptions
+from .scaling import Scaling
 from .series import Series
+from .stochastic import FittedSDE
 
 CHECKPOINT, MODEL = "checkpoint.pt", "model.pt"
 _FORMATS = {CHECKPOINT: "pydiffeqflux fit checkpoint 1", MODEL: "pydiffeqflux fitted module 1"}
@@ -60,7 +63,13 @@ class CheckpointFile:
 
     def __init__(self, folder: Path, series: Series, options: FitOptions):
         self.path = folder / CHECKPOINT
-        self._identity: dict[str, Any] = {"data": series.digest, "options": options.as_dict()}
+        self._identity: dict[str, Any] = {
+            "data": series.digest,
+            "options": options.as_dict(),
+            "known": digest(options.known),
+        }
+        #: A hash of the known terms' file, as it is when the run starts.
+        self.known: str | None = self._identity["known"]
         self._before = self.path.read_bytes() if self.path.is_file() else None
         self._touched = False
 
@@ -82,7 +91,7 @@ class CheckpointFile:
         """
         content = read(self.path)
         try:
-            saved, options, state = content["data"], content["options"], content["state"]
+            saved, options, state, known = (content[k] for k in ("data", "options", "state", "known"))
         except KeyError as error:
             raise CheckpointError(f"{self.path} lacks {error}; delete it and fit again.") from None
         if saved != self._identity["data"]:
@@ -96,6 +105,11 @@ class CheckpointFile:
             raise CheckpointError(
                 f"{self.path} belongs to a fit with other options ({'; '.join(differing)}); resume with the same"
                 f" ones, or give another output folder."
+            )
+        if known != self._identity["known"]:
+            raise CheckpointError(
+                f"{self.path} belongs to a fit with other known terms: the file of known={options['known']!r} has"
+                f" changed since; put it back, or give another output folder."
             )
         return dict(state)
 
@@ -131,25 +145,42 @@ class CheckpointFile:
             write_all(self.path.parent, {CHECKPOINT: self._before})
 
 
-def load(path: str | Path) -> FittedODE:
+def load(path: str | Path, *, known: str | None = None) -> FittedODE | FittedSDE:
     """The module that a fit wrote into a folder.
 
     Args:
         path: the folder, or its ``model.pt``.
+        known: where the known terms of a universal ODE are now, ``FILE.py:NAME``, if that file has been moved. It is
+            run, as it was for the fit.
 
     Returns:
         a :class:`FittedODE`: ``module()`` is the trajectory in data units at the series' times,
-        ``module(times)`` at others.
+        ``module(times)`` at others; or a :class:`FittedSDE`, whose ``module()`` is the mean of its paths.
 
     Raises:
-        DataFileNotFoundError: there is none.
-        CheckpointError: it is damaged.
+        DataFileNotFoundError: there is none, or its known terms are not where they were.
+        CheckpointError: it is damaged, or the file of its known terms has changed.
     """
     path = Path(path)
     content = read(path / MODEL if path.is_dir() else path)
     try:
-        module = FittedODE.from_config(content["config"])
-        module.load_state_dict(content["weights"])
+        config, weights = dict(content["config"]), content["weights"]
+        if config.get("known") is not None:
+            config["known"] = config["known"] if known is None else known
+            if digest(config["known"]) != content["known"]:
+                raise CheckpointError(
+                    f"the known terms of {path}, {config['known']}, have changed since the fit; put the file back, or"
+                    f" say where it is now (known='FILE.py:NAME')."
+                )
+        kind = FittedSDE if config.get("model") == "sde" else FittedODE
+        module: FittedODE | FittedSDE = kind(scaling_from(config.pop("scaling")), **config)
+        module.load_state_dict(weights)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not describe a fitted module ({error}); fit again.") from None
     return module
+
+
+def scaling_from(units: Mapping[str, Any]) -> Scaling:
+    """A scaling from its fields, tuples having become lists on the disk."""
+    columns: dict[str, Any] = {name: tuple(units[name]) for name in ("logs", "means", "stds")}
+    return Scaling(**columns, time_start=units["time_start"], time_unit=units["time_unit"])

@@ -60,7 +60,8 @@ class TrialDescent:
         return self.best_loss
 
     def _accept(self, value: Tensor) -> None:
-        gradients = torch.autograd.grad(value, self.parameters)
+        # What only shifts an energy has no part in the motion.
+        gradients = torch.autograd.grad(value, self.parameters, materialize_grads=True)
         self.best_loss = float(value.detach())
         self.best = [p.detach().clone() for p in self.parameters]
         size = math.sqrt(sum(float(g.square().sum()) for g in gradients) / sum(g.numel() for g in gradients))

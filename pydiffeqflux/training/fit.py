@@ -1,4 +1,4 @@
-"""``fit``: train a neural ODE on a time series, safely."""
+"""``fit``: train a model of a time series, safely."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from ..errors import InvalidArgumentError, UnknownNameError
 from .checkpoint import CHECKPOINT, MODEL, CheckpointFile, to_bytes
 from .files import output_folder, write_all
 from .interrupt import FitInterrupted, deferred_interrupt
+from .likelihood import LikelihoodTrainer
 from .options import FitOptions
 from .recipe import Trainer
 from .result import FitResult
+from .run import Run
 from .series import Series
 
 #: A checkpoint is written each time so many epochs are done (and when a run stops).
@@ -41,11 +43,12 @@ def fit(
     progress: Callable[[Progress], None] | None = None,
     **changes: Any,
 ) -> FitResult:
-    """Fit a neural ODE to a time series: derivative matching, multiple shooting, one trajectory.
+    """Fit a neural ODE, or a model of another family, to a time series.
 
-    What each stage does, and its sources, is written in :mod:`pydiffeqflux.training.recipe`; the model in
-    :class:`FittedODE`. Two runs with the same series, options and machine give the same weights, bit for
-    bit, whether or not one of them was interrupted and resumed.
+    What is done, and its sources, is written in :mod:`pydiffeqflux.training.recipe` (derivative matching, multiple
+    shooting, one trajectory) and, for ``model="sde"``, in :mod:`pydiffeqflux.training.likelihood`; the models in
+    :class:`FittedODE` and :class:`FittedSDE`. Two runs with the same series, options and machine give the same
+    weights, bit for bit, whether or not one of them was interrupted and resumed.
 
     Args:
         series: the data, from :func:`read_csv` or arrays.
@@ -61,6 +64,8 @@ def fit(
         FitInterrupted: Ctrl-C (with ``out``; a ``KeyboardInterrupt``); the checkpoint is consistent.
         CheckpointError, DataFileNotFoundError: nothing to resume, or not of this run.
         OutputError: ``out`` cannot be written.
+        PhaseSpaceError, ShapeError, DataError: states or known terms that the family cannot take.
+        UnsupportedError: a family, method and backend that do not go together.
         SolveError: the trajectory could not be solved (``lr`` too large, say); nothing has changed on the disk.
 
     Example:
@@ -75,10 +80,10 @@ def fit(
     if out is None:
         if resume or overwrite:
             raise InvalidArgumentError("resume and overwrite need out, the folder with the checkpoint.")
-        trainer = Trainer(series, options)
-        trainer.match_derivatives()
-        _train(trainer, progress, None)
-        return _result(trainer, series, options)
+        run = _run(series, options)
+        run.begin()
+        _train(run, progress, None)
+        return _result(run, series, options)
     if resume and overwrite:
         raise InvalidArgumentError("resume=True continues a run, overwrite=True starts over; give one of them.")
     folder = Path(out)
@@ -95,6 +100,10 @@ def _options(options: FitOptions | None, changes: dict[str, Any]) -> FitOptions:
     return replace(options or FitOptions(), **changes)
 
 
+def _run(series: Series, options: FitOptions) -> Run:
+    return LikelihoodTrainer(series, options) if options.model == "sde" else Trainer(series, options)
+
+
 def _fit_into(
     folder: Path,
     series: Series,
@@ -109,21 +118,21 @@ def _fit_into(
     if not (resume or overwrite):
         file.refuse_to_overwrite()
     try:
-        trainer = Trainer(series, options)
+        run = _run(series, options)
         if resume:
-            trainer.load_state_dict(file.load())
+            run.load_state_dict(file.load())
         else:
-            trainer.match_derivatives()
-        _train(trainer, progress, file)
-        result = _result(trainer, series, options, resumed=resume)
+            run.begin()
+        _train(run, progress, file)
+        result = _result(run, series, options, resumed=resume)
         weights = {name: value.detach() for name, value in result.module.state_dict().items()}
         write_all(
             folder,
             {
-                MODEL: to_bytes(MODEL, {"config": result.module.config(), "weights": weights}),
+                MODEL: to_bytes(MODEL, {"config": result.module.config(), "weights": weights, "known": file.known}),
                 **figures(result),
                 "report.json": json_bytes(result.report),
-                CHECKPOINT: file.content(trainer.state_dict(), finished=True),
+                CHECKPOINT: file.content(run.state_dict(), finished=True),
             },
         )
     except Exception:
@@ -132,38 +141,38 @@ def _fit_into(
     return result
 
 
-def _train(trainer: Trainer, progress: Callable[[Progress], None] | None, file: CheckpointFile | None) -> None:
+def _train(run: Run, progress: Callable[[Progress], None] | None, file: CheckpointFile | None) -> None:
     """Run the epochs that are left, writing checkpoints on the way."""
-    before, began = trainer.seconds, time.perf_counter()
+    before, began = run.seconds, time.perf_counter()
 
     def save() -> None:
         if file is not None:
-            file.save(trainer.state_dict())
+            file.save(run.state_dict())
 
     if file is None:
-        while not trainer.finished:
-            _epoch(trainer, progress)
-            trainer.seconds = before + time.perf_counter() - began
+        while not run.finished:
+            _epoch(run, progress)
+            run.seconds = before + time.perf_counter() - began
         return
     with deferred_interrupt() as flag:
         save()
-        while not trainer.finished:
-            _epoch(trainer, progress)
-            trainer.seconds = before + time.perf_counter() - began
-            if flag.raised or (trainer.epoch % CHECKPOINT_EVERY == 0 and not trainer.finished):
+        while not run.finished:
+            _epoch(run, progress)
+            run.seconds = before + time.perf_counter() - began
+            if flag.raised or (run.epoch % CHECKPOINT_EVERY == 0 and not run.finished):
                 save()
             if flag.raised:
-                raise FitInterrupted(file.path, trainer.epoch, trainer.options.epochs)
+                raise FitInterrupted(file.path, run.epoch, run.options.epochs)
 
 
-def _epoch(trainer: Trainer, progress: Callable[[Progress], None] | None) -> None:
-    stage = trainer.stage
-    loss = trainer.run_epoch()
+def _epoch(run: Run, progress: Callable[[Progress], None] | None) -> None:
+    stage = run.stage
+    loss = run.run_epoch()
     if progress is not None:
-        progress(Progress(trainer.epoch, trainer.options.epochs, stage, loss))
+        progress(Progress(run.epoch, run.options.epochs, stage, loss))
 
 
-def _result(trainer: Trainer, series: Series, options: FitOptions, *, resumed: bool = False) -> FitResult:
+def _result(run: Run, series: Series, options: FitOptions, *, resumed: bool = False) -> FitResult:
     from .report import report_of
 
-    return FitResult(trainer.module, series, options, trainer.history, report_of(trainer, series, resumed))
+    return FitResult(run.module, series, options, run.history, report_of(run, series, resumed))

@@ -1,122 +1,119 @@
-"""What is fitted: a network in scaled units, an initial state, and the way back to data units."""
+"""What is fitted: a right-hand side in scaled units, an initial state, and the way back to data units."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..backends.native import compile_at_once
-from ..errors import InvalidArgumentError, InvalidTimesError, UnknownNameError
-from ..layers.calling import Autonomous
+from ..errors import InvalidTimesError
+from ..layers.augmented import AugmentedNeuralODE
+from ..layers.hamiltonian import HamiltonianNN
 from ..layers.neural_ode import NeuralODE
-from ..problem import ODEProblem
+from ..layers.universal import UniversalODE
 from ..solution import Solution
-from ..solve import solve
-from .series import Series
-from .smoothing import smooth
-
-#: Networks of this size cost the same in either precision on a CPU, and the fit is then reproducible to more digits.
-DTYPE = torch.float64
+from .families import family
+from .known import ScaledKnown, known_terms
+from .networks import network
+from .scaling import DTYPE, Scaling
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """Data units to the units that the network sees, and back.
-
-    A state is replaced by its logarithm where ``logs`` says so, then shifted and divided to mean 0 and
-    standard deviation 1; times count from the first one in units of ``time_unit``.
-    """
-
-    logs: tuple[bool, ...]
-    means: tuple[float, ...]
-    stds: tuple[float, ...]
-    time_start: float
-    time_unit: float
-
-    def states(self, values: np.ndarray[Any, Any]) -> Tensor:
-        """``(n, d)`` in data units to scaled units."""
-        logged = np.where(self.logs, np.log(np.where(self.logs, values, 1.0)), values)
-        return torch.as_tensor((logged - np.array(self.means)) / np.array(self.stds), dtype=DTYPE)
-
-    def values(self, states: Tensor) -> Tensor:
-        """``(..., d)`` in scaled units back to data units; differentiable."""
-        raw = states * states.new_tensor(self.stds) + states.new_tensor(self.means)
-        return torch.where(torch.tensor(self.logs), raw.exp(), raw)
-
-    def times(self, times: Any) -> Tensor:
-        return (torch.as_tensor(times, dtype=DTYPE) - self.time_start) / self.time_unit
-
-
-def scaling_of(series: Series, transform: str) -> tuple[Scaling, Tensor, Tensor]:
-    """The scaling of a series, and smoothed ``(state, rate)`` pairs in scaled units to start training from.
-
-    The unit of time is such that the scaled states change at a rate of 1 (root mean square), which is
-    what a freshly initialised network puts out.
-
-    Args:
-        transform: ``"auto"`` takes logarithms of the states that are positive throughout, ``"log"`` of
-            all (they must be positive), ``"none"`` of none.
-
-    Raises:
-        UnknownNameError: another transform.
-        InvalidArgumentError: ``"log"`` with a state that is not positive.
-    """
-    if transform not in ("auto", "log", "none"):
-        raise UnknownNameError("transform", transform, ["auto", "log", "none"])
-    positive: NDArray[np.bool_] = np.all(series.values > 0, axis=0)
-    if transform == "log" and not positive.all():
-        name = series.state_names[int(np.argmin(positive))]
-        raise InvalidArgumentError(f"transform='log': state {name!r} has values that are not positive; use 'auto'.")
-    logs = positive if transform != "none" else np.zeros_like(positive)
-    logged = np.where(logs, np.log(np.where(logs, series.values, 1.0)), series.values)
-    means, stds = logged.mean(axis=0), logged.std(axis=0)
-    stds = np.where(stds > 1e-12 * np.maximum(1.0, np.abs(means)), stds, 1.0)  # a constant state stays as it is
-    count = min(8 * (len(series) - 1) + 1, 512)
-    at = np.linspace(series.times[0], series.times[-1], count)
-    levels, rates = smooth(series.times, (logged - means) / stds, at)
-    speed = float(np.sqrt(np.mean(rates**2)))
-    span = float(series.times[-1] - series.times[0])
-    unit = 1.0 / max(speed, 1.0 / span)  # a series that hardly moves: its whole span is one unit
-    scaling = Scaling(
-        tuple(logs.tolist()),
-        tuple(means.tolist()),
-        tuple(stds.tolist()),
-        float(series.times[0]),
-        unit,
-    )
-    return scaling, torch.as_tensor(levels, dtype=DTYPE), torch.as_tensor(rates * unit, dtype=DTYPE)
-
-
-def network(size: int, width: int, depth: int) -> nn.Sequential:
-    """``depth`` hidden tanh layers of ``width``, and a linear last one: bounded, so no solution blows up."""
-    layers: list[nn.Module] = []
-    inputs = size
-    for _ in range(depth):
-        layers += [nn.Linear(inputs, width, dtype=DTYPE), nn.Tanh()]
-        inputs = width
-    return nn.Sequential(*layers, nn.Linear(inputs, size, dtype=DTYPE))
-
-
-class FittedODE(nn.Module):
-    """A neural ODE together with its initial state and units; made by ``fit``, read back by ``load``.
-
-    ``dz/ds = net(z)`` for the scaled observed states and ``augment`` further states that nobody observed
-    (they start at a trained value too): an augmented neural ODE (Dupont, Doucet & Teh 2019,
-    arXiv:1904.01681). In the plane, solutions of an autonomous equation cannot cross; observed ones can,
-    where something unobserved differs.
+class Fitted(nn.Module):
+    """What every family's module has: units, names, times.
 
     Args:
         scaling: units of the data.
         state_names: the observed states.
         times: the times of the series, in data units.
-        width, depth, augment: size of the network; how many unobserved states.
-        solver: keyword arguments of :class:`pydiffeqflux.NeuralODE`: method, rtol, atol, backend, ...
+        width, depth: size of the network.
+        solver: keyword arguments of the layer: method, rtol, atol, backend, ...
+    """
+
+    def __init__(
+        self,
+        scaling: Scaling,
+        state_names: Sequence[str],
+        times: Sequence[float],
+        *,
+        width: int,
+        depth: int,
+        solver: dict[str, Any],
+        model: str,
+    ):
+        super().__init__()
+        self.scaling = scaling
+        self.state_names = tuple(state_names)
+        self.times = tuple(float(t) for t in times)
+        self.width, self.depth = width, depth
+        self.solver = dict(solver)
+        self.model = model
+        self._saves: list[float] = scaling.times(self.times).tolist()
+
+    @property
+    def label(self) -> str:
+        """What pictures call it."""
+        return family(self.model).label
+
+    def saves(self, times: Tensor | Sequence[float] | None) -> list[float]:
+        """Times in data units to scaled ones; the series' own where None.
+
+        Raises:
+            InvalidTimesError: they do not increase, or begin before the series does.
+        """
+        if times is None:
+            return self._saves
+        wanted = torch.as_tensor(times, dtype=DTYPE).detach().reshape(-1)
+        start = self.scaling.time_start
+        ok = len(wanted) > 0 and bool(wanted.isfinite().all()) and bool((wanted.diff() > 0).all())
+        if not ok or float(wanted[0]) < start or float(wanted[-1]) <= start:
+            raise InvalidTimesError(
+                f"times must be finite, strictly increasing, not before the series' first time ({start:g}) and end"
+                f" after it; got {len(wanted)} times" + (f", {wanted[0]:g} to {wanted[-1]:g}." if len(wanted) else ".")
+            )
+        found: list[float] = self.scaling.times(wanted).tolist()
+        return found
+
+    def observed(self, states: Tensor) -> Tensor:
+        """Scaled states, unobserved ones included, to observed ones in data units."""
+        return self.scaling.values(states[..., : len(self.state_names)])
+
+    def config(self) -> dict[str, Any]:
+        """What is needed to build this module again, without its weights."""
+        return {
+            "scaling": asdict(self.scaling),
+            "state_names": list(self.state_names),
+            "times": list(self.times),
+            "width": self.width,
+            "depth": self.depth,
+            "solver": self.solver,
+            "model": self.model,
+        }
+
+
+class FittedODE(Fitted):
+    """An ordinary differential equation that was fitted, with its initial state and units.
+
+    Made by ``fit``, read back by ``load``. ``model`` is one of
+
+    - ``"node"``: ``dz/ds = net(z)`` for the scaled observed states and ``augment`` further states that nobody observed
+      (they start at a trained value too). In the plane, solutions of an autonomous equation cannot cross; observed
+      ones can, where something unobserved differs.
+    - ``"augmented"``: the same, but the unobserved states start at zero, as in :class:`pydiffeqflux.AugmentedNeuralODE`
+      (Dupont, Doucet & Teh 2019, arXiv:1904.01681).
+    - ``"ude"``: ``dz/ds = known(z) + net(z)``, :class:`pydiffeqflux.UniversalODE` (Rackauckas et al. 2020,
+      arXiv:2001.04385); see :mod:`pydiffeqflux.training.known` on the known terms.
+    - ``"hamiltonian"``: the motion of an energy that is learnt, :class:`pydiffeqflux.HamiltonianNN` (Greydanus, Dzamba
+      & Yosinski 2019, arXiv:1906.01563); the first half of the states are positions, the second their momenta.
+
+    Args:
+        scaling, state_names, times, width, depth, solver: as for all families (see :class:`Fitted`).
+        augment: how many unobserved states.
+        model: the family.
+        known: the known terms of a ``"ude"``.
 
     Shapes:
         ``module()`` is ``(n, d)``, the trajectory in data units at the series' own times;
@@ -134,24 +131,39 @@ class FittedODE(nn.Module):
         depth: int,
         augment: int,
         solver: dict[str, Any],
+        model: str = "node",
+        known: str | None = None,
     ):
-        super().__init__()
-        self.scaling = scaling
-        self.state_names = tuple(state_names)
-        self.times = tuple(float(t) for t in times)
-        self.width, self.depth, self.augment = width, depth, augment
-        self.solver = dict(solver)
-        size = len(self.state_names) + augment
-        self.initial = nn.Parameter(torch.zeros(size, dtype=DTYPE))
-        saves = scaling.times(self.times)
-        self.net = network(size, width, depth)
-        self._saves = saves.tolist()
+        super().__init__(scaling, state_names, times, width=width, depth=depth, solver=solver, model=model)
+        self.augment, self.known_text = augment, known
+        observed = len(self.state_names)
+        size = observed + augment
+        self.initial = nn.Parameter(torch.zeros(observed if model == "augmented" else size, dtype=DTYPE))
+        if model == "hamiltonian":
+            self.net: nn.Module = HamiltonianNN(network(size, 1, width, depth))
+        else:
+            self.net = network(size, size, width, depth)
+        self.known = None if known is None else ScaledKnown(known_terms(known, scaling), scaling, augment)
+        # Kept, so that what the engines know of it outlives a solve.
+        self.rhs: Callable[[Any, Any], Any] = self.layer(self._saves).rhs
 
-    @property
-    def node(self) -> NeuralODE:
-        """The trajectory as a layer, from the scaled state at the first time to those at the series' times."""
-        compile_at_once(self.net)  # a run that is taken up again ends as one that was not interrupted
-        return NeuralODE(self.net, (0.0, self._saves[-1]), saveat=self._saves, **self.solver)
+    def layer(self, saves: Sequence[float], **options: Any) -> NeuralODE | UniversalODE:
+        """The trajectory as a layer, from :attr:`initial` to the states at these scaled times.
+
+        Args:
+            saves: scaled times.
+            **options: of :func:`pydiffeqflux.solve`, over those that the module was fitted with.
+        """
+        span, kept = (0.0, float(saves[-1])), {**self.solver, "saveat": list(saves), **options}
+        if self.known is not None:
+            return UniversalODE(self.known, self.net, span, **kept)
+        if self.model == "augmented":
+            return AugmentedNeuralODE(self.net, span, self.augment, **kept)
+        return NeuralODE(self.net, span, **kept)
+
+    def prepare(self) -> None:
+        """A run that is taken up again is to end as one that was not interrupted: no engine may be chosen half-way."""
+        compile_at_once(self.rhs)
 
     def solve(self, times: Tensor | Sequence[float] | None = None, **options: Any) -> Solution:
         """The :class:`Solution` in scaled units, unobserved states included.
@@ -163,44 +175,49 @@ class FittedODE(nn.Module):
         Raises:
             InvalidTimesError: other times.
         """
-        wanted = torch.as_tensor(self.times if times is None else times, dtype=DTYPE).detach().reshape(-1)
-        start = self.scaling.time_start
-        ok = len(wanted) > 0 and bool(wanted.isfinite().all()) and bool((wanted.diff() > 0).all())
-        if not ok or float(wanted[0]) < start or float(wanted[-1]) <= start:
-            raise InvalidTimesError(
-                f"times must be finite, strictly increasing, not before the series' first time ({start:g}) and end"
-                f" after it; got {len(wanted)} times" + (f", {wanted[0]:g} to {wanted[-1]:g}." if len(wanted) else ".")
-            )
-        saves = self.scaling.times(wanted)
-        problem = ODEProblem(Autonomous(self.net), self.initial, (0.0, float(saves[-1])))
-        return solve(problem, saveat=saves.tolist(), **{**self.solver, **options})
-
-    def observed(self, states: Tensor) -> Tensor:
-        """Scaled states, unobserved ones included, to observed ones in data units."""
-        return self.scaling.values(states[..., : len(self.state_names)])
+        self.prepare()
+        return self.layer(self.saves(times), **options).solve(self.initial)
 
     def forward(self, times: Tensor | Sequence[float] | None = None) -> Tensor:
-        if times is None:
-            return self.observed(self.node(self.initial))
         return self.observed(self.solve(times, dense=False).ys)
 
-    def config(self) -> dict[str, Any]:
-        """What :meth:`from_config` needs to build this module again, without its weights."""
-        return {
-            "scaling": asdict(self.scaling),
-            "state_names": list(self.state_names),
-            "times": list(self.times),
-            "width": self.width,
-            "depth": self.depth,
-            "augment": self.augment,
-            "solver": self.solver,
-        }
+    def trained_by_shooting(self) -> list[nn.Parameter]:
+        """Everything but the initial state, which is a node there."""
+        return [p for name, p in self.named_parameters() if name != "initial"]
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> FittedODE:
-        units = config["scaling"]
-        scaling = Scaling(
-            tuple(units["logs"]), tuple(units["means"]), tuple(units["stds"]), units["time_start"], units["time_unit"]
-        )
-        rest = {k: v for k, v in config.items() if k not in ("scaling", "state_names", "times")}
-        return cls(scaling, config["state_names"], config["times"], **rest)
+    def energy(self, states: Tensor) -> Tensor:
+        """The learnt energy of scaled states, in data units and up to a constant (``model="hamiltonian"``).
+
+        Shapes:
+            ``(..., d)`` to ``(...)``.
+        """
+        assert isinstance(self.net, HamiltonianNN)
+        half = len(self.state_names) // 2
+        unit = self.scaling.stds[0] * self.scaling.stds[half] / self.scaling.time_unit
+        return self.net.energy(states) * unit
+
+    def findings(self, states: Tensor) -> dict[str, Any]:
+        """What the family has to say for itself, in plain numbers; ``states`` is the scaled trajectory."""
+        found: dict[str, Any] = {"family": self.model, "unobserved": self.augment}
+        if self.known is not None:
+            with torch.no_grad():
+                terms, learnt = self.known.terms, self.net(states).square().mean().sqrt()
+            found["known"] = self.known_text
+            if isinstance(terms, nn.Module):
+                found["known_parameters"] = {name: p.tolist() for name, p in terms.named_parameters()}
+            found["network_share"] = float(learnt / self._speed(states))
+        if self.model == "hamiltonian":
+            with torch.no_grad():
+                energies = self.energy(states)
+            found["energy"] = {"mean": float(energies.mean()), "range": float(energies.max() - energies.min())}
+        return found
+
+    def _speed(self, states: Tensor) -> Tensor:
+        """How fast the scaled states change along the trajectory, root mean square."""
+        with torch.no_grad():
+            times = torch.tensor(self._saves, dtype=DTYPE)[:, None]
+            rates: Tensor = self.rhs(times, states)
+            return rates.square().mean().sqrt()
+
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "augment": self.augment, "known": self.known_text}

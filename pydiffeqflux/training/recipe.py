@@ -1,14 +1,19 @@
 """The training recipe: three stages, each handing a better start to the next.
 
-1. *Derivative matching*, before the first epoch: the network is regressed onto the rates of change of the
+1. *Derivative matching*, before the first epoch: the right-hand side is regressed onto the rates of change of the
    smoothed data (no solver involved). This is the two-stage method: Varah, "A spline least squares method for
    numerical parameter estimation in differential equations" (1982); for neural ODEs, Roesch, Rackauckas &
    Stumpf, "Collocation based training of neural ordinary differential equations" (2021). Rates of
    unobserved states are pulled towards 0 meanwhile.
-2. *Multiple shooting* (nine tenths of the epochs; see :mod:`.shooting`): Adam (Kingma & Ba 2015) on network and
-   nodes; the weight of the gaps grows geometrically from 1 to 10^4; the step size falls along half a cosine.
-3. *One trajectory* (the last tenth): gradient descent by trial and error (see :mod:`.descent`) on network and
-   initial state, on the plain mean squared error of a single solve over the whole series.
+2. *Multiple shooting* (nine tenths of the epochs; see :mod:`.shooting`): Adam (Kingma & Ba 2015) on the right-hand side
+   and nodes; the weight of the gaps grows geometrically from 1 to 10^4; the step size falls along half a cosine.
+3. *One trajectory* (the last tenth): gradient descent by trial and error (see :mod:`.descent`) on the right-hand side
+   and initial state, on the plain mean squared error of a single solve over the whole series.
+
+Where there are known terms, the network could take over what they are to explain. In the first two stages its rates
+have a cost, which falls geometrically beside that of the misfit, so that of all ways to share the work it is left the
+least: Yin et al., "Augmenting physical models with deep networks for complex dynamics forecasting" (2021),
+arXiv:2010.04456.
 
 Everything is full-batch, so that nothing but the initial weights is random.
 """
@@ -16,17 +21,17 @@ Everything is full-batch, so that nothing but the initial weights is random.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..methods import resolve
 from .descent import TrialDescent
 from .matching import half_cosine, match_rates, set_lr
-from .model import FittedODE, scaling_of
+from .model import FittedODE
 from .options import FitOptions
+from .run import Run, r2, rmse, solver_options
+from .scaling import scaling_of
 from .series import Series
 from .shooting import Shooting
 
@@ -34,6 +39,9 @@ from .shooting import Shooting
 MATCHING_STEPS, MATCHING_LR = 300, 1e-2
 #: How strongly the rates of unobserved states are pulled to 0 there.
 MATCHING_PULL = 0.01
+#: What the network's mean squared rate costs beside known terms, at the start (and while matching) and at the end of
+#: multiple shooting.
+RESIDUAL_COST = (1.0, 1e-3)
 #: Share of the epochs spent on multiple shooting.
 SHOOTING_SHARE = 0.9
 #: The weight of the gaps, at the start and at the end of multiple shooting.
@@ -42,33 +50,18 @@ GAP_WEIGHT = (1.0, 1e4)
 FINAL_STEP = 1e-3
 
 
-@dataclass
-class History:
-    """One entry an epoch; ``gap`` is None in the last stage, where there are none."""
+class Trainer(Run):
+    """Trains a :class:`FittedODE` in these three stages."""
 
-    stage: list[str] = field(default_factory=list)
-    misfit: list[float] = field(default_factory=list)
-    gap: list[float | None] = field(default_factory=list)
-
-    def append(self, stage: str, misfit: float, gap: float | None) -> None:
-        self.stage.append(stage)
-        self.misfit.append(misfit)
-        self.gap.append(gap)
-
-    def __len__(self) -> int:
-        return len(self.stage)
-
-
-class Trainer:
-    """The state of a run between two epochs: everything that a checkpoint has to hold."""
+    module: FittedODE
 
     def __init__(self, series: Series, options: FitOptions):
-        self.options = options
-        scaling, self._levels, self._rates = scaling_of(series, options.transform)
+        super().__init__(options)
+        scaling, self._levels, self._rates = scaling_of(
+            series, options.transform, pairs=options.model == "hamiltonian"
+        )
         self.times, self.states = scaling.times(series.times), scaling.states(series.values)
-        solver = {"method": options.method, "rtol": options.rtol, "atol": options.atol, "backend": options.backend}
-        dt = options.dt / scaling.time_unit if options.dt is not None else float(self.times.diff().median()) / 10
-        self.solver: dict[str, Any] = {**solver, **_fixed_step(options.method, dt)}
+        self.solver = solver_options(options, scaling.time_unit, float(self.times.diff().median()) / 10)
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left as they were
             torch.manual_seed(options.seed)
             self.module = FittedODE(
@@ -77,39 +70,39 @@ class Trainer:
                 series.times.tolist(),
                 width=options.width,
                 depth=options.depth,
-                augment=options.augment,
+                augment=options.unobserved,
                 solver=self.solver,
+                model=options.model,
+                known=options.known_terms,
             )
+        self.module.prepare()
         self.shooting = Shooting(self.times, self.states, self.solver)
-        self.nodes = self.shooting.nodes(options.augment)
+        self.nodes = self.shooting.nodes(options.unobserved)
         self.shooting_epochs = min(options.epochs, max(1, round(SHOOTING_SHARE * options.epochs)))
-        self.epoch = 0
-        self.history = History()
         self.matching_loss = math.nan
-        self.nf = 0
-        self.seconds = 0.0
-        self.optimizer = torch.optim.Adam([*self.module.net.parameters(), self.nodes], lr=options.lr)
+        self.optimizer = torch.optim.Adam([*self.module.trained_by_shooting(), self.nodes], lr=options.lr)
         self.descent = TrialDescent(self.module.parameters(), FINAL_STEP * options.lr)
 
     @property
     def stage(self) -> str:
         return "shooting" if self.epoch < self.shooting_epochs else "trajectory"
 
-    @property
-    def finished(self) -> bool:
-        return self.epoch >= self.options.epochs
-
-    def match_derivatives(self) -> None:
+    def begin(self) -> None:
         """The first stage, all of it."""
-        net, d = self.module.net, self.states.shape[1]
-        inputs = torch.cat([self._levels, self._levels.new_zeros(len(self._levels), self.options.augment)], dim=1)
+        d, unobserved = self.states.shape[1], self.options.unobserved
+        inputs = torch.cat([self._levels, self._levels.new_zeros(len(self._levels), unobserved)], dim=1)
+        at = torch.linspace(0.0, float(self.times[-1]), len(inputs), dtype=inputs.dtype)[:, None]
 
         def loss() -> tuple[Tensor, Tensor]:
-            rates = net(inputs)
+            rates = self.module.rhs(at, inputs)
             plain = (rates[:, :d] - self._rates).square().mean()
-            return plain, plain + MATCHING_PULL * rates[:, d:].square().mean() if self.options.augment else plain
+            minimised = plain + MATCHING_PULL * rates[:, d:].square().mean() if unobserved else plain
+            return plain, minimised + self._residual_cost(inputs, RESIDUAL_COST[0])
 
-        self.matching_loss = match_rates(net.parameters(), loss, MATCHING_STEPS, MATCHING_LR)[-1]
+        self.matching_loss = match_rates(self.module.trained_by_shooting(), loss, MATCHING_STEPS, MATCHING_LR)[-1]
+
+    def _residual_cost(self, states: Tensor, weight: float) -> Tensor | float:
+        return 0.0 if self.module.known is None else weight * self.module.net(states).square().mean()
 
     def run_epoch(self) -> float:
         """One epoch; returns its loss."""
@@ -121,20 +114,29 @@ class Trainer:
 
     def _shooting_epoch(self) -> float:
         done = self.epoch / self.shooting_epochs
-        weight = GAP_WEIGHT[0] * (GAP_WEIGHT[1] / GAP_WEIGHT[0]) ** done
+        weight, cost = (first * (last / first) ** done for first, last in (GAP_WEIGHT, RESIDUAL_COST))
         set_lr(self.optimizer, self.options.lr * half_cosine(done))
         self.optimizer.zero_grad()
-        shot = self.shooting.shoot(self.module.net, self.nodes)
-        (shot.misfit + weight * shot.gap).backward()
+        nodes = self._starts()
+        shot = self.shooting.shoot(self.module.rhs, nodes)
+        (shot.misfit + weight * shot.gap + self._residual_cost(nodes, cost)).backward()
         self.optimizer.step()
         self.nf += shot.nf
         misfit, gap = float(shot.misfit.detach()), float(shot.gap.detach())
         self.history.append("shooting", misfit, gap)
         return misfit + gap
 
+    def _starts(self) -> Tensor:
+        """The segments' starting states; the first one's is 0 in the states that begin at zero."""
+        free = len(self.module.initial)
+        if free == self.nodes.shape[1]:
+            return self.nodes
+        first = torch.cat([self.nodes[:1, :free], self.nodes.new_zeros(1, self.nodes.shape[1] - free)], dim=1)
+        return torch.cat([first, self.nodes[1:]])
+
     def _enter_last_stage(self) -> None:
         with torch.no_grad():
-            self.module.initial.copy_(self.nodes[0])
+            self.module.initial.copy_(self.nodes[0, : len(self.module.initial)])
         self.descent = TrialDescent(self.module.parameters(), FINAL_STEP * self.options.lr)
 
     def _trajectory_epoch(self) -> float:
@@ -149,31 +151,46 @@ class Trainer:
         states: Tensor = sol.ys
         return (states[:, : self.states.shape[1]] - self.states).square().mean()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the epochs still to come depend on."""
+    def findings(self, series: Series) -> dict[str, Any]:
+        sol = self.module.solve()
+        states = sol.ys.detach()
+        residual = self.module.observed(states).numpy() - series.values
+        last = self.shooting_epochs - 1
         return {
-            "epoch": self.epoch,
-            "module": self.module.state_dict(),
+            "backend": sol.stats.backend,
+            "method": sol.stats.method,
+            "sensealg": sol.stats.sensealg,
+            "objective": "mean squared error of one trajectory, in scaled units",
+            "model": self.module.findings(states),
+            "states": {
+                name: {
+                    "r2": r2(residual[:, i], series.values[:, i]),
+                    "rmse": rmse(residual[:, i]),
+                    "logarithm": self.module.scaling.logs[i],
+                }
+                for i, name in enumerate(series.state_names)
+            },
+            "losses": {
+                "derivative_matching": self.matching_loss,
+                "shooting_misfit": self.history.misfit[last],
+                "shooting_gap": self.history.gap[last],
+                "final": float((states[:, : self.states.shape[1]] - self.states).square().mean()),
+            },
+            "epochs": {"shooting": self.shooting_epochs, "trajectory": len(self.history) - self.shooting_epochs},
+            "function_evaluations": {"training": self.nf, "trajectory": sol.stats.nf},
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
             "nodes": self.nodes.detach(),
-            "optimizer": self.optimizer.state_dict(),
             "descent": self.descent.state_dict(),
-            "history": vars(self.history),
             "matching_loss": self.matching_loss,
-            "nf": self.nf,
-            "seconds": self.seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.epoch = state["epoch"]
+        super().load_state_dict(state)
         self.descent.load_state_dict(state["descent"])
-        self.module.load_state_dict(state["module"])
         with torch.no_grad():
             self.nodes.copy_(state["nodes"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history = History(**state["history"])
         self.matching_loss = state["matching_loss"]
-        self.nf, self.seconds = state["nf"], state["seconds"]
-
-
-def _fixed_step(method: str, dt: float) -> dict[str, float]:
-    return {} if resolve(method).adaptive else {"dt": dt}

@@ -5,20 +5,24 @@ from __future__ import annotations
 import io
 import json
 import platform
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from .recipe import GAP_WEIGHT, Trainer
+from .recipe import GAP_WEIGHT
+from .run import Run
 from .series import Series
+from .stochastic import FittedSDE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .recipe import History
     from .result import FitResult
+    from .run import History
 
 #: Okabe & Ito's colours, told apart by the colour-blind too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -35,28 +39,18 @@ _STYLE: Any = {
     "lines.solid_capstyle": "round",
 }
 _INK = "#333333"
+#: Simulated paths that quantiles are taken of.
+PATHS = 400
+
+Array = NDArray[np.float64]
 
 
-def report_of(trainer: Trainer, series: Series, resumed: bool) -> dict[str, Any]:
+def report_of(run: Run, series: Series, resumed: bool) -> dict[str, Any]:
     """Arguments, versions, losses, quality of fit and cost of a run, in plain types."""
     from .. import __version__
 
-    sol = trainer.module.solve()
-    fitted = trainer.module.observed(sol.ys).detach().numpy()
-    residual = fitted - series.values
-    final = float((sol.ys[:, : len(series.state_names)] - trainer.states).square().mean().detach())
-    states = {}
-    for i, name in enumerate(series.state_names):
-        total = float(np.square(series.values[:, i] - series.values[:, i].mean()).sum())
-        error = float(np.square(residual[:, i]).sum())
-        states[name] = {
-            "r2": 1.0 - error / total if total > 0 else None,
-            "rmse": float(np.sqrt(error / len(series))),
-            "logarithm": trainer.module.scaling.logs[i],
-        }
-    shooting = trainer.shooting_epochs - 1
     return {
-        "arguments": trainer.options.as_dict(),
+        "arguments": run.options.as_dict(),
         "data": {
             "source": series.source,
             "sha256": series.digest,
@@ -70,23 +64,12 @@ def report_of(trainer: Trainer, series: Series, resumed: bool) -> dict[str, Any]
             "torch": torch.__version__,
             "numpy": np.__version__,
         },
-        "seed": trainer.options.seed,
-        "backend": sol.stats.backend,
-        "method": sol.stats.method,
-        "sensealg": sol.stats.sensealg,
-        "states": states,
-        "losses": {
-            "derivative_matching": trainer.matching_loss,
-            "shooting_misfit": trainer.history.misfit[shooting],
-            "shooting_gap": trainer.history.gap[shooting],
-            "final": final,
-        },
-        "epochs": {"shooting": trainer.shooting_epochs, "trajectory": len(trainer.history) - trainer.shooting_epochs},
-        "function_evaluations": {"training": trainer.nf, "trajectory": sol.stats.nf},
-        "parameters": sum(p.numel() for p in trainer.module.parameters()),
-        "seconds": trainer.seconds,
+        "seed": run.options.seed,
+        **run.findings(series),
+        "parameters": sum(p.numel() for p in run.module.parameters()),
+        "seconds": run.seconds,
         "resumed": resumed,
-        "history": {"misfit": trainer.history.misfit, "gap": trainer.history.gap},
+        "history": {"misfit": run.history.misfit, "gap": run.history.gap},
     }
 
 
@@ -99,14 +82,36 @@ def figures(result: FitResult) -> dict[str, bytes]:
     return {"fit.png": _png(draw_fit(result)), "loss.png": _png(draw_loss(result.history))}
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """What is drawn of a module at many times: a curve, and where most paths of a stochastic one are."""
+
+    times: Array
+    curve: Array
+    label: str
+    low: Array | None = None
+    high: Array | None = None
+    #: A path to be drawn in the phase plane.
+    path: Array | None = None
+
+    @classmethod
+    def of(cls, result: FitResult) -> _Drawn:
+        series, module = result.series, result.module
+        many = 300 if isinstance(module, FittedSDE) else max(600, 4 * len(series))
+        fine = np.linspace(series.times[0], series.times[-1], many)
+        with torch.no_grad():
+            if not isinstance(module, FittedSDE):
+                return cls(fine, module(torch.as_tensor(fine)).numpy(), module.label)
+            paths = module.paths(PATHS, torch.as_tensor(fine)).numpy()
+        low, middle, high = np.quantile(paths, (0.025, 0.5, 0.975), axis=1)
+        return cls(fine, middle, "median", low, high, paths[:, 0])
+
+
 def draw_fit(result: FitResult) -> Figure:
     """Data and trajectory over time; beside it the phase plane where there are two states."""
     import matplotlib as mpl
 
-    series = result.series
-    fine = np.linspace(series.times[0], series.times[-1], max(600, 4 * len(series)))
-    with torch.no_grad():
-        curve = result.module(torch.as_tensor(fine)).numpy()
+    series, drawn = result.series, _Drawn.of(result)
     with mpl.rc_context(_STYLE):
         plane = len(series.state_names) == 2
         groups = _groups(series.values)
@@ -116,13 +121,13 @@ def draw_fit(result: FitResult) -> Figure:
         for row, group in enumerate(groups):
             ax = figure.add_subplot(grid[row, 0], sharex=first)
             first = first or ax
-            _draw_states(ax, result, group, fine, curve)
+            _draw_states(ax, result, group, drawn)
             if row == len(groups) - 1:
                 ax.set_xlabel(series.time_name)
             else:
                 ax.tick_params(labelbottom=False)
         if plane:
-            _draw_plane(figure.add_subplot(grid[:, 1]), series, curve)
+            _draw_plane(figure.add_subplot(grid[:, 1]), series, drawn)
         figure.align_ylabels()
     return figure
 
@@ -136,9 +141,7 @@ def _groups(values: np.ndarray[Any, Any]) -> list[list[int]]:
     return [list(range(count))] if count == 1 or (alike and count <= 4) else [[i] for i in range(count)]
 
 
-def _draw_states(
-    ax: Axes, result: FitResult, group: list[int], fine: np.ndarray[Any, Any], curve: np.ndarray[Any, Any]
-) -> None:
+def _draw_states(ax: Axes, result: FitResult, group: list[int], drawn: _Drawn) -> None:
     from matplotlib.ticker import MaxNLocator
 
     series = result.series
@@ -146,8 +149,12 @@ def _draw_states(
     for i in group:
         colour, name = COLOURS[i % len(COLOURS)], series.state_names[i]
         r2 = result.r2[name]
-        quality = "" if r2 is None else f" ($R^2$ = {r2:.3f})"
-        ax.plot(fine, curve[:, i], color=colour, lw=1.8, label=f"{name}, neural ODE{quality}")
+        if drawn.low is None or drawn.high is None:
+            quality = "" if r2 is None else f" ($R^2$ = {r2:.3f})"
+        else:
+            quality = " and 95 % of paths"
+            ax.fill_between(drawn.times, drawn.low[:, i], drawn.high[:, i], color=colour, alpha=0.15, lw=0)
+        ax.plot(drawn.times, drawn.curve[:, i], color=colour, lw=1.8, label=f"{name}, {drawn.label}{quality}")
         ax.plot(
             series.times,
             series.values[:, i],
@@ -164,30 +171,35 @@ def _draw_states(
     low, high = ax.get_ylim()
     if series.values[:, group].min() >= 0 and low > -0.1 * high:
         ax.set_ylim(bottom=0.0)
-    ax.set_xlim(fine[0], fine[-1])
+    ax.set_xlim(drawn.times[0], drawn.times[-1])
     ax.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
     _legend(ax, 2)
 
 
-def _draw_plane(ax: Axes, series: Series, curve: np.ndarray[Any, Any]) -> None:
+def _draw_plane(ax: Axes, series: Series, drawn: _Drawn) -> None:
     x, y = series.values.T
-    ax.plot(*curve.T, color="#555555", lw=1.6, label="neural ODE")  # it may cross itself: see FittedODE on `augment`
+    if drawn.low is None:  # the curve may cross itself: see FittedODE on `augment`
+        ax.plot(*drawn.curve.T, color="#555555", lw=1.6, label=drawn.label)
+    elif drawn.path is not None:
+        ax.plot(*drawn.path.T, color="#555555", lw=0.8, label="a simulated path")
     ax.plot(x, y, "o", ms=4.6, color="#999999", mec="white", mew=0.7, label="data", zorder=3)
     start = f"start ({series.time_name} {series.times[0]:g})"
-    ax.plot(*curve[0], "o", ms=7, mfc="white", mec=_INK, mew=1.4, label=start, zorder=4)
+    ax.plot(*drawn.curve[0], "o", ms=7, mfc="white", mec=_INK, mew=1.4, label=start, zorder=4)
     ax.set_xlabel(series.state_names[0])
     ax.set_ylabel(series.state_names[1])
     if x.min() >= 0:
         ax.set_xlim(left=0.0)
     if y.min() >= 0:
         ax.set_ylim(bottom=0.0)
-    _legend(ax, 3)
+    _legend(ax, 3 if drawn.low is None else 2)
 
 
 def draw_loss(history: History) -> Figure:
-    """Misfit and gap over the epochs, on a logarithmic axis, with the stages marked."""
+    """Misfit and gap over the epochs, on a logarithmic axis, with the stages marked; or minus the log-likelihood."""
     import matplotlib as mpl
 
+    if "likelihood" in history.stage:
+        return _draw_surprise(history)
     epochs = np.arange(1, len(history) + 1)
     gaps = np.array([np.nan if g is None else g for g in history.gap], dtype=np.float64)
     with mpl.rc_context(_STYLE):
@@ -208,6 +220,19 @@ def draw_loss(history: History) -> Figure:
                 place = ax.get_xaxis_transform()
                 ax.text((left + right) / 2, 0.98, words, ha="center", va="top", fontsize=8, color=_INK, transform=place)
         _legend(ax, 1)
+    return figure
+
+
+def _draw_surprise(history: History) -> Figure:
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        figure = _figure((6.4, 3.8))
+        ax = figure.add_subplot()
+        ax.plot(np.arange(1, len(history) + 1), history.misfit, color=COLOURS[0], lw=1.6)
+        ax.set_xlabel("Epoch")
+        ax.set_ylabel("Minus the log-likelihood of a step, a number")
+        ax.set_xlim(0, len(history))
     return figure
 
 

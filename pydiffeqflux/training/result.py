@@ -7,8 +7,9 @@ from typing import Any
 
 from .model import FittedODE
 from .options import FitOptions
-from .recipe import History
+from .run import History
 from .series import Series
+from .stochastic import FittedSDE
 
 
 @dataclass(frozen=True)
@@ -16,13 +17,13 @@ class FitResult:
     """A finished fit.
 
     Attributes:
-        module: the trained :class:`FittedODE`; ``module()`` is the trajectory in data units.
+        module: the trained :class:`FittedODE` or :class:`FittedSDE`; ``module()`` is the trajectory in data units.
         series: what it was fitted to.
         history: stage, misfit and gap of each epoch.
         report: what ``report.json`` holds.
     """
 
-    module: FittedODE
+    module: FittedODE | FittedSDE
     series: Series
     options: FitOptions
     history: History

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backends.native import compile_at_once
 from ..problem import ODEProblem
 from ..solve import solve
 
@@ -20,10 +21,12 @@ class Segments:
     Attributes:
         starts: ``(S,)`` the time at which each begins.
         steps: ``(S, L)`` the lengths of its intervals.
+        at_once: choose the engine for good at the first solve (see :func:`..backends.native.compile_at_once`).
     """
 
     starts: Tensor
     steps: Tensor
+    at_once: bool = False
 
     @property
     def even(self) -> bool:
@@ -53,8 +56,8 @@ class Segments:
             nf += sol.stats.nf
         return torch.stack(ends, dim=1), nf
 
-    @staticmethod
     def _solve(
+        self,
         func: Callable[[Any, Tensor], Tensor],
         starts: Tensor,
         step: Tensor,
@@ -65,6 +68,12 @@ class Segments:
         column = (-1, *(1,) * (nodes.dim() - 1))
         start, step = starts.reshape(column), step.reshape(column)
         span = (0.0, float(intervals))
-        problem = ODEProblem(lambda s, y: step * func(start + s * step, y), nodes, span, batched=True)
+
+        def in_intervals(s: Any, y: Tensor) -> Tensor:
+            return step * func(start + s * step, y)
+
+        if self.at_once:
+            compile_at_once(in_intervals)
+        problem = ODEProblem(in_intervals, nodes, span, batched=True)
         saves = [float(i + 1) for i in range(intervals)]
         return solve(problem, saveat=saves, **{"dense": False, "save_everystep": False, **solver})

@@ -13,13 +13,13 @@ time series" (2021), arXiv:2109.06786. The growing penalty is the classical quad
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..layers.calling import Autonomous
 from .segments import Segments
 
 #: At most so many segments: more would make the chain of nodes long and slow to settle.
@@ -52,7 +52,7 @@ class Shooting:
         # The last segment may be shorter: it is solved a little beyond the data, where nothing is compared.
         missing = len(self.starts) * self.length - (n - 1)
         padded = torch.cat([steps, steps[-1:].expand(missing)]).reshape(-1, self.length)
-        self.segments = Segments(times[self.starts], padded)
+        self.segments = Segments(times[self.starts], padded, at_once=True)
         index = self.starts[:, None] + 1 + torch.arange(self.length)
         self.target = states[index.clamp(max=n - 1)]
         # A segment's last point is the next one's node too; it counts once, as a node.
@@ -68,9 +68,9 @@ class Shooting:
         data = self.states[self.starts]
         return nn.Parameter(torch.cat([data, data.new_zeros(len(data), augment)], dim=1))
 
-    def shoot(self, net: nn.Module, nodes: Tensor) -> Shot:
-        """Solve every segment from its node."""
-        paths, nf = self.segments.solve(Autonomous(net), nodes, self.solver)
+    def shoot(self, rhs: Callable[[Any, Tensor], Tensor], nodes: Tensor) -> Shot:
+        """Solve every segment from its node; ``rhs(t, z)`` gets its times as ``(segments, 1)``."""
+        paths, nf = self.segments.solve(rhs, nodes, self.solver)
         d = self.states.shape[1]
         at_nodes = nodes[:, :d] - self.states[self.starts]
         between = (paths[..., :d] - self.target)[self.counted]
