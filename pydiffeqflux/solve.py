@@ -122,7 +122,8 @@ def solve(
         raise UnknownOptionError("solve", next(iter(unknown)), OPTIONS)
     if not isinstance(problem, ODEProblem | SDEProblem):
         raise InvalidArgumentError(
-            f"problem is a {type(problem).__name__}; give an ODEProblem(func, y0, t_span) or an SDEProblem."
+            f"problem is a {type(problem).__name__}; give an ODEProblem(func, y0, t_span) or an SDEProblem (an"
+            f" EnsembleProblem goes into solve_ensemble)."
         )
     chosen = _method(method, problem, backend)
     options = SolveOptions(

@@ -82,18 +82,6 @@ class JuliaSolve(torch.autograd.Function):
         return (None, *once(_NO_SECOND, gradients, (y0, t0, t1, saves, *params)))
 
 
-class WithoutGradient(torch.autograd.Function):
-    """Dense output: values that depend on what a solve depends on, and say so where somebody asks how."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, solved: Tensor) -> Tensor:
-        return states.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> None:
-        raise GradientError("backend='julia' differentiates saved states, not sol(t): give these times as saveat.")
-
-
 def packed(request: Request, params: Sequence[Tensor]) -> Tensor:
     """The flat vector of the parameters."""
     dtype = request.model.dtype
