@@ -13,6 +13,9 @@ from .compare import Comparison, compare
 from .controllers import IController, PIController, PIDController
 from .dde_problem import DDEProblem
 from .dynamical import SeparableField
+from .ensemble.problem import EnsembleProblem
+from .ensemble.solution import EnsembleSolution, EnsembleSummary
+from .ensemble.solve import solve_ensemble
 from .errors import PyDiffEqFluxError
 from .layers.augmented import AugmentedNDELayer, AugmentedNeuralODE
 from .layers.basis import ChebyshevBasis, CosBasis, FourierBasis, LegendreBasis, PolynomialBasis, SinBasis, basis
@@ -129,6 +132,9 @@ __all__ = [
     "Dopri5",
     "Dopri8",
     "EM",
+    "EnsembleProblem",
+    "EnsembleSolution",
+    "EnsembleSummary",
     "Euler",
     "EulerHeun",
     "Event",
@@ -222,6 +228,7 @@ __all__ = [
     "sdeint_adjoint",
     "shadowing_average",
     "solve",
+    "solve_ensemble",
 ]
 
 

@@ -195,6 +195,17 @@ class SingularMassError(SolveError):
     """A Lagrangian whose second derivative in the velocities has no inverse: it gives no accelerations."""
 
 
+class EnsembleError(SolveError):
+    """One trajectory of an ensemble failed; ``index`` says which, and the cause how."""
+
+    def __init__(self, index: int, message: str):
+        super().__init__(message)
+        self.index = index
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.index, str(self))
+
+
 class EventNotFoundError(SolveError, AssertionError):
     """A solve until an event ran to the end of time without one."""
 
@@ -228,6 +239,10 @@ class JuliaError(PyDiffEqFluxError, RuntimeError):
 
 class JuliaForkError(BackendUnavailableError, RuntimeError):
     """Julia was called in a forked process."""
+
+
+class NotPicklableError(PyDiffEqFluxError, TypeError):
+    """Something that was to be sent to another process, and cannot be."""
 
 
 # -- data and files (the command line and `fit`) ------------------------------------------------

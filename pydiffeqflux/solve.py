@@ -126,7 +126,7 @@ def solve(
     if not isinstance(problem, ODEProblem | SDEProblem | DDEProblem):
         raise InvalidArgumentError(
             f"problem is a {type(problem).__name__}; give an ODEProblem(func, y0, t_span), an SDEProblem or a"
-            f" DDEProblem."
+            f" DDEProblem (an EnsembleProblem goes into solve_ensemble)."
         )
     chosen = _method(method, problem, backend)
     options = SolveOptions(

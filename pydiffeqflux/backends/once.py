@@ -1,4 +1,4 @@
-"""Gradients that cannot be differentiated again, and say so."""
+"""Values that cannot be differentiated (or not again), and say so."""
 
 from __future__ import annotations
 
@@ -31,6 +31,19 @@ class _Once(torch.autograd.Function):
     def forward(ctx: Any, message: str, gradient: Tensor, *inputs: Tensor) -> Tensor:
         ctx.message = message
         return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise GradientError(ctx.message)
+
+
+class WithoutGradient(torch.autograd.Function):
+    """``(message, values, *origins) -> values``: they depend on ``origins``, and say so where somebody asks how."""
+
+    @staticmethod
+    def forward(ctx: Any, message: str, values: Tensor, *origins: Tensor) -> Tensor:
+        ctx.message = message
+        return values.clone()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..backends.eager.dense import Piecewise
 from ..backends.eager.failure import failure
 from ..backends.eager.integrate import Counts, Hook, Integration, Outcome, Settings
-from ..backends.eager.output import dense_output
+from ..backends.eager.output import DenseOutput
 from ..backends.eager.rhs import Rhs
 from ..backends.eager.stepper import Stepper
 from ..callbacks import Event
@@ -83,7 +83,7 @@ class AdaptiveEngine:
         ends = (TimePoint(times.values[0]), TimePoint(times.values[-1]))
         loop = self._loop(*ends, None, pieces)
         self._finish(loop, loop.run(y0))
-        return dense_output(pieces, self.spec)
+        return DenseOutput(pieces, self.spec)
 
     def _loop(
         self, t0: TimePoint, t1: TimePoint, saves: SaveTimes | None, pieces: Piecewise | None = None

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..backends.eager.dense import Interpolant, Piecewise
 from ..backends.eager.events import condition
 from ..backends.eager.integrate import Hook
-from ..backends.eager.output import dense_output
+from ..backends.eager.output import DenseOutput
 from ..backends.eager.rhs import Rhs
 from ..backends.eager.stepper import Scalar, Step, Stepper
 from ..callbacks import Event
@@ -142,7 +142,7 @@ class GridEngine:
         for stride in self._walk(y0, self._spans(self._grid(y0, times).detach(), times.sign)):
             t0, t1, *_ = stride.span
             pieces.append(t0, t1 - t0, stride.step.interpolant(), end=t1)
-        return dense_output(pieces, self.spec)
+        return DenseOutput(pieces, self.spec)
 
     # -- the walk ---------------------------------------------------------------------------------
 

@@ -69,9 +69,9 @@ def solve(
         _keep_finite(got)
     dense = None
     if pieces is not None and pieces.steps:
-        from .output import dense_output
+        from .output import DenseOutput
 
-        dense = dense_output(pieces, problem.spec)
+        dense = DenseOutput(pieces, problem.spec)
     solution = assemble(problem, options, got, status, dense)
     solution.stats = Stats(nf=rhs.nf, ng=rhs.ng, naccept=counts.naccept, nreject=counts.nreject, njac=rhs.njac)
     if isinstance(rhs, Sde):

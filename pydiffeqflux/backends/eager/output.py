@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,22 +17,24 @@ from ...tracking import recording
 from .dense import Piecewise
 
 
-def dense_output(pieces: Piecewise, spec: StateSpec | None) -> Callable[[Any], State]:
+@dataclass(frozen=True)
+class DenseOutput:
     """``t -> state``: a number or 0-dim tensor gives one state, a 1-D tensor or sequence several, time first."""
 
-    def at(t: TimePoint) -> Tensor:
-        if t.tensor is not None and recording():
-            return pieces.at_tensor(t.tensor)
-        return pieces(t.value)
+    pieces: Piecewise
+    spec: StateSpec | None
 
-    def evaluate(t: Any) -> State:
+    def _at(self, t: TimePoint) -> Tensor:
+        if t.tensor is not None and recording():
+            return self.pieces.at_tensor(t.tensor)
+        return self.pieces(t.value)
+
+    def __call__(self, t: Any) -> State:
         single = isinstance(t, numbers.Real) or (isinstance(t, Tensor | np.ndarray) and t.ndim == 0)
         points = [time_point(t, "t")] if single else time_points(t, "t")
         if not points:
             raise InvalidTimesError("sol(t) was given no times at all.")
-        states = torch.stack([at(point) for point in points])
+        states = torch.stack([self._at(point) for point in points])
         if single:
             states = states[0]
-        return states if spec is None else spec.unflatten(states)
-
-    return evaluate
+        return states if self.spec is None else self.spec.unflatten(states)

@@ -25,10 +25,10 @@ from ..backend import Problem, SolveOptions
 from ..eager.failure import failure
 from ..eager.joint import assemble, chain
 from ..eager.rhs import Rhs
+from ..once import WithoutGradient
 from .callback import CalledBack
 from .calls import Held, Request
 from .events import Watch
-from .function import WithoutGradient
 from .model import Model, Models
 from .sensitivities import DEFAULT, Sensitivities
 from .session import Session, session
@@ -36,6 +36,8 @@ from .solvers import Solvers
 from .stretches import Stretches
 
 log = logging.getLogger("pydiffeqflux")
+
+_NOT_DENSE = "backend='julia' differentiates saved states, not sol(t): give these times as saveat."
 
 
 class JuliaBackend:
@@ -274,7 +276,7 @@ class _Dense:
                 )
         states = torch.stack([self._stretches.at(p.value) for p in points])
         if torch.is_grad_enabled() and self._solved.requires_grad:
-            states = WithoutGradient.apply(states, self._solved)
+            states = WithoutGradient.apply(_NOT_DENSE, states, self._solved)
         spec = self._problem.spec
         found = states[0] if single else states
         return found if spec is None else spec.unflatten(found)

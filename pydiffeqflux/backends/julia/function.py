@@ -126,18 +126,6 @@ def _unpacked(flat: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor]:
     return [g.reshape(x.shape).to(x) for g, x in zip(parts, params, strict=True)]
 
 
-class WithoutGradient(torch.autograd.Function):
-    """Dense output: values that depend on what a solve depends on, and say so where somebody asks how."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, solved: Tensor) -> Tensor:
-        return states.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> None:
-        raise GradientError("backend='julia' differentiates saved states, not sol(t): give these times as saveat.")
-
-
 def packed(request: Request, params: Sequence[Tensor]) -> Tensor:
     """The flat vector of the parameters."""
     dtype = request.model.dtype

@@ -35,7 +35,7 @@ def captured_tensors(func: Callable[..., Any], evaluate: Callable[[], Tensor], o
             result = evaluate()
     for tensor in _inputs_of(result, seen.tensors, before):
         found.setdefault(id(tensor), tensor)
-    for tensor in _held_by(func):
+    for tensor in held_by(func):
         found.setdefault(id(tensor), tensor)
     return [t for key, t in found.items() if key not in mine]
 
@@ -96,7 +96,7 @@ def _inputs_of(result: Tensor, candidates: dict[int, Tensor], before: int) -> li
     return list(ends.values())
 
 
-def _held_by(func: Any) -> list[Tensor]:
+def held_by(func: Any) -> list[Tensor]:
     """Parameters of the modules, and leaf tensors, that a callable holds on to."""
     found: dict[int, Tensor] = {}
     visited: set[int] = set()

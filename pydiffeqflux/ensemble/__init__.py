@@ -1,0 +1,1 @@
+"""Many solves of one problem: other initial values, parameters, or noise."""
