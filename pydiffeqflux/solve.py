@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import math
@@ -20,6 +21,7 @@ from .controllers import PIDController
 from .errors import (
     InvalidArgumentError,
     InvalidToleranceError,
+    PyDiffEqFluxError,
     StepSizeRequiredError,
     UnknownNameError,
     UnknownOptionError,
@@ -117,9 +119,59 @@ def solve(
         raise InvalidArgumentError(
             f"problem is a {type(problem).__name__}; give an ODEProblem(func, y0, t_span) or an SDEProblem."
         )
+    given = (
+        method, backend, rtol, atol, sensealg, max_steps, event, callbacks, progress, dt, dt_min, dt_max, tstops,
+        controller, per_sample, dense, save_everystep, norm, throw, fallback,
+    )  # fmt: skip
+    chosen, options = _checked(problem, given)
+    options = options.at(save_times(saveat, problem))
+    if not chosen.adaptive and dt is None and saveat is None:
+        raise StepSizeRequiredError(
+            f"method={chosen} takes fixed steps: give their size as dt, or the times to step along as saveat."
+        )
+    if isinstance(problem, SDEProblem):
+        _check_stochastic(options)
+    if per_sample and not problem.batched:
+        raise UnsupportedError(
+            "per_sample=True steps each row of y0 for itself, so the rows must be independent systems: say so with"
+            " ODEProblem(..., batched=True)."
+        )
+    engine = registry.get(backend)
+    log.info("backend %s, method %s", engine.name, chosen)
+    return engine.solve(problem, chosen, options)
+
+
+def _checked(problem: ODEProblem | SDEProblem, given: tuple[Any, ...]) -> tuple[Method, SolveOptions]:
+    """The method, and all options but for the save times; those of numbers and names are checked once and for all."""
+    rtol, atol, event, callbacks, tstops, norm = (given[i] for i in _HELD)
+    plain = type(rtol) is float and type(atol) is float and event is None and callbacks is None and norm is None
+    if plain and isinstance(problem, ODEProblem) and type(tstops) is tuple and not tstops:
+        try:
+            return _known(*given)
+        except TypeError as why:
+            if isinstance(why, PyDiffEqFluxError):
+                raise
+    return _check(problem, *given)  # also what cannot be looked up, and what that is will be said here
+
+
+@functools.lru_cache(maxsize=256, typed=True)
+def _known(*given: Any) -> tuple[Method, SolveOptions]:
+    return _check(None, *given)
+
+
+#: Where rtol, atol, event, callbacks, tstops and norm stand among the arguments of ``_check``.
+_HELD = (2, 3, 6, 7, 12, 17)
+
+
+def _check(
+    problem: ODEProblem | SDEProblem | None, method: Any, backend: str, rtol: Any, atol: Any, sensealg: Any,
+    max_steps: Any, event: Any, callbacks: Any, progress: bool, dt: Any, dt_min: Any, dt_max: Any, tstops: Any,
+    controller: Any, per_sample: bool, dense: bool, save_everystep: bool, norm: Any, throw: bool, fallback: Any,
+) -> tuple[Method, SolveOptions]:  # fmt: skip
+    """As :func:`solve`; ``problem`` None stands for any ODEProblem."""
     chosen = _method(method, problem, backend)
     options = SolveOptions(
-        saves=save_times(saveat, problem),
+        saves=None,
         unsaved="steps" if save_everystep else "end",
         rtol=_tolerance("rtol", rtol, problem),
         atol=_tolerance("atol", atol, problem),
@@ -145,28 +197,15 @@ def solve(
         raise InvalidToleranceError(
             f"rtol={rtol} and atol={atol} are both zero, and no step has an error of zero: make one of them positive."
         )
-    if not chosen.adaptive and dt is None and saveat is None:
-        raise StepSizeRequiredError(
-            f"method={chosen} takes fixed steps: give their size as dt, or the times to step along as saveat."
-        )
-    if isinstance(problem, SDEProblem):
-        _check_stochastic(options)
-    if per_sample and not problem.batched:
-        raise UnsupportedError(
-            "per_sample=True steps each row of y0 for itself, so the rows must be independent systems: say so with"
-            " ODEProblem(..., batched=True)."
-        )
-    engine = registry.get(backend)
-    log.info("backend %s, method %s", engine.name, chosen)
-    return engine.solve(problem, chosen, options)
+    return chosen, options
 
 
 #: The keyword arguments of :func:`solve`.
 OPTIONS = tuple(p.name for p in inspect.signature(solve).parameters.values() if p.kind is p.KEYWORD_ONLY)
 
 
-def _method(method: Method | str | None, problem: ODEProblem | SDEProblem, backend: str) -> Method:
-    if isinstance(problem, ODEProblem):
+def _method(method: Method | str | None, problem: ODEProblem | SDEProblem | None, backend: str) -> Method:
+    if problem is None or isinstance(problem, ODEProblem):
         ordinary = methods.resolve("tsit5" if method is None else method, backend)
         if isinstance(ordinary, sde_methods.SDEMethod):
             raise UnsupportedError(
@@ -200,7 +239,7 @@ def _check_stochastic(options: SolveOptions) -> None:
             refuse_gradient(point, "the time of a callback")
 
 
-def _tolerance(name: str, value: float | Tensor, problem: ODEProblem | SDEProblem) -> float | Tensor:
+def _tolerance(name: str, value: float | Tensor, problem: ODEProblem | SDEProblem | None) -> float | Tensor:
     if not isinstance(value, Tensor):
         if not _is_number(value) or not math.isfinite(value) or value < 0:
             raise InvalidToleranceError(f"{name}={value!r} must be a finite number >= 0 (or a tensor of such).")
@@ -211,6 +250,7 @@ def _tolerance(name: str, value: float | Tensor, problem: ODEProblem | SDEProble
         raise InvalidToleranceError(f"{name} has dtype {value.dtype}; a tolerance is a real number: {name}.double().")
     if bool((value < 0).any()) or not bool(value.isfinite().all()):
         raise InvalidToleranceError(f"{name}={value.tolist()} must be finite and >= 0 everywhere.")
+    assert problem is not None
     state = problem.packed.shape
     missing = len(state) - len(value.shape)
     if missing < 0 or any(n not in (1, m) for n, m in zip(value.shape, state[missing:], strict=True)):
