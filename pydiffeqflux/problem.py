@@ -39,6 +39,8 @@ def time_point(t: TimeLike, name: str) -> TimePoint:
     Raises:
         InvalidTimesError: anything else.
     """
+    if type(t) is float and math.isfinite(t):  # the usual case
+        return TimePoint(t)
     if isinstance(t, Tensor):
         if t.numel() != 1 or t.is_complex() or t.dtype == torch.bool:
             raise InvalidTimesError(
@@ -128,6 +130,11 @@ class ODEProblem:
             object.__setattr__(self, name, value)
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends of the time span, as numbers."""
+        return self.t0.value, self.t1.value
+
+    @property
     def direction(self) -> float:
         """1.0 forwards in time, -1.0 backwards."""
         return math.copysign(1.0, self.t1.value - self.t0.value)
@@ -184,12 +191,13 @@ def save_times(saveat: Any, problem: HasSpan) -> SaveTimes | None:
     """
     if saveat is None:
         return None
-    t0, t1, sign = problem.t0.value, problem.t1.value, problem.direction
-    if isinstance(saveat, numbers.Real) and not isinstance(saveat, bool):
+    t0, t1 = problem.t0.value, problem.t1.value
+    if isinstance(saveat, Tensor):
+        if (plain := _plain_times(saveat, t0, t1)) is not None:
+            return plain
+    elif isinstance(saveat, numbers.Real) and not isinstance(saveat, bool):
         return SaveTimes(_spaced(float(saveat), t0, t1))
-    if (plain := _plain_times(saveat, t0, t1)) is not None:
-        return SaveTimes(plain)
-    points = time_points(saveat, "saveat")
+    points, sign = time_points(saveat, "saveat"), problem.direction
     if not points:
         raise InvalidTimesError("saveat is empty; leave it out (None) to save every step.")
     values = [point.value for point in points]
@@ -214,10 +222,22 @@ def save_times(saveat: Any, problem: HasSpan) -> SaveTimes | None:
     return SaveTimes(tuple(values), torch.stack(own))
 
 
-def _plain_times(saveat: Any, t0: float, t1: float) -> tuple[float, ...] | None:
-    """The usual case at once: a vector without a gradient, monotonic and within the span. None for any other."""
-    if not isinstance(saveat, Tensor) or saveat.dim() != 1 or not saveat.is_floating_point() or tracked(saveat):
+#: The last save times that were checked, with their span, as the tensor that they were then.
+_checked: tuple[float, float, Tensor, SaveTimes] | None = None
+
+
+def _plain_times(saveat: Tensor, t0: float, t1: float) -> SaveTimes | None:
+    """The usual case at once: a vector without a gradient, monotonic and within the span. None for any other.
+
+    A loop solves at the same times again and again: they are compared with the last ones before they are checked.
+    """
+    global _checked
+    if saveat.dim() != 1 or not saveat.is_floating_point() or tracked(saveat) or not saveat.is_cpu:
         return None
+    if _checked is not None:
+        s0, s1, before, found = _checked
+        if t0 == s0 and t1 == s1 and before.dtype is saveat.dtype and torch.equal(before, saveat):
+            return found
     values = saveat.tolist()
     if not values:
         return None
@@ -225,7 +245,11 @@ def _plain_times(saveat: Any, t0: float, t1: float) -> tuple[float, ...] | None:
         fine = t0 <= values[0] and values[-1] <= t1 and all(map(operator.lt, values, values[1:]))
     else:
         fine = t0 >= values[0] and values[-1] >= t1 and all(map(operator.gt, values, values[1:]))
-    return tuple(values) if fine else None
+    if not fine:
+        return None
+    found = SaveTimes(tuple(values))
+    _checked = t0, t1, saveat.detach().clone(), found
+    return found
 
 
 def _resolution(times: Any) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import logging
@@ -15,7 +16,7 @@ from torch import Tensor
 from . import methods, sde_methods
 from . import sensealg as sensealgs
 from .backends import registry
-from .backends.backend import SolveOptions
+from .backends.backend import Problem, SolveOptions
 from .callbacks import Event, PresetTimeCallback
 from .controllers import PIDController
 from .dde_problem import DDEProblem, check_method
@@ -24,6 +25,7 @@ from .errors import (
     InvalidArgumentError,
     InvalidToleranceError,
     MassMatrixMethodError,
+    PyDiffEqFluxError,
     StepSizeRequiredError,
     UnknownNameError,
     UnknownOptionError,
@@ -128,9 +130,61 @@ def solve(
             f"problem is a {type(problem).__name__}; give an ODEProblem(func, y0, t_span), an SDEProblem or a"
             f" DDEProblem (an EnsembleProblem goes into solve_ensemble)."
         )
+    given = (
+        method, backend, rtol, atol, sensealg, max_steps, event, callbacks, progress, dt, dt_min, dt_max, tstops,
+        controller, per_sample, dense, save_everystep, norm, throw, fallback, initialise,
+    )  # fmt: skip
+    numbers_only = (
+        type(rtol) is float and type(atol) is float and event is None and callbacks is None and norm is None
+        and type(tstops) is tuple and not tstops and isinstance(problem, ODEProblem) and problem.mass_matrix is None
+    )  # fmt: skip
+    chosen, options = _known(given) if numbers_only else _check(problem, *given)
+    options = options.at(save_times(saveat, problem))
+    if not chosen.adaptive and dt is None and saveat is None:
+        raise StepSizeRequiredError(
+            f"method={chosen} takes fixed steps: give their size as dt, or the times to step along as saveat."
+        )
+    if isinstance(problem, SDEProblem):
+        _check_stochastic(options)
+    elif isinstance(problem, DDEProblem):
+        _check_delayed(problem, chosen, options, backend)
+    elif problem.mass_matrix is not None:
+        _check_mass(problem, chosen, per_sample)
+    if per_sample and not problem.batched:
+        raise UnsupportedError(
+            "per_sample=True steps each row of y0 for itself, so the rows must be independent systems: say so with"
+            " ODEProblem(..., batched=True)."
+        )
+    engine = registry.get(backend)
+    log.info("backend %s, method %s", engine.name, chosen)
+    return engine.solve(problem, chosen, options)
+
+
+def _known(given: tuple[Any, ...]) -> tuple[Method, SolveOptions]:
+    """As ``_check`` for any ODEProblem, once and for all."""
+    try:
+        return _remembered(*given)
+    except TypeError as why:
+        if isinstance(why, PyDiffEqFluxError):
+            raise
+        return _check(None, *given)  # an argument that cannot be looked up: what is wrong with it will be said here
+
+
+@functools.lru_cache(maxsize=256, typed=True)
+def _remembered(*given: Any) -> tuple[Method, SolveOptions]:
+    return _check(None, *given)
+
+
+def _check(
+    problem: Problem | None, method: Any, backend: str, rtol: Any, atol: Any, sensealg: Any,
+    max_steps: Any, event: Any, callbacks: Any, progress: bool, dt: Any, dt_min: Any, dt_max: Any, tstops: Any,
+    controller: Any, per_sample: bool, dense: bool, save_everystep: bool, norm: Any, throw: bool, fallback: Any,
+    initialise: str,
+) -> tuple[Method, SolveOptions]:  # fmt: skip
+    """As :func:`solve`; ``problem`` None stands for any ODEProblem."""
     chosen = _method(method, problem, backend)
     options = SolveOptions(
-        saves=save_times(saveat, problem),
+        saves=None,
         unsaved="steps" if save_everystep else "end",
         rtol=_tolerance("rtol", rtol, problem),
         atol=_tolerance("atol", atol, problem),
@@ -157,38 +211,21 @@ def solve(
         raise InvalidToleranceError(
             f"rtol={rtol} and atol={atol} are both zero, and no step has an error of zero: make one of them positive."
         )
-    if not chosen.adaptive and dt is None and saveat is None:
-        raise StepSizeRequiredError(
-            f"method={chosen} takes fixed steps: give their size as dt, or the times to step along as saveat."
-        )
-    if isinstance(problem, SDEProblem):
-        _check_stochastic(options)
-    elif isinstance(problem, DDEProblem):
-        _check_delayed(problem, chosen, options, backend)
-    elif problem.mass_matrix is not None:
-        _check_mass(problem, chosen, per_sample)
-    if per_sample and not problem.batched:
-        raise UnsupportedError(
-            "per_sample=True steps each row of y0 for itself, so the rows must be independent systems: say so with"
-            " ODEProblem(..., batched=True)."
-        )
-    engine = registry.get(backend)
-    log.info("backend %s, method %s", engine.name, chosen)
-    return engine.solve(problem, chosen, options)
+    return chosen, options
 
 
 #: The keyword arguments of :func:`solve`.
 OPTIONS = tuple(p.name for p in inspect.signature(solve).parameters.values() if p.kind is p.KEYWORD_ONLY)
 
 
-def _method(method: Method | str | None, problem: ODEProblem | SDEProblem | DDEProblem, backend: str) -> Method:
+def _method(method: Method | str | None, problem: Problem | None, backend: str) -> Method:
     if not isinstance(problem, SDEProblem):
         stiff = isinstance(problem, ODEProblem) and problem.mass_matrix is not None
         ordinary = methods.resolve(("rodas5p" if stiff else "tsit5") if method is None else method, backend)
         if isinstance(ordinary, sde_methods.SDEMethod):
             raise UnsupportedError(
-                f"method={ordinary} is for an SDEProblem; {'an' if isinstance(problem, ODEProblem) else 'a'}"
-                f" {type(problem).__name__}, which has no noise, takes Tsit5 and its like."
+                f"method={ordinary} is for an SDEProblem; {'a DDE' if isinstance(problem, DDEProblem) else 'an ODE'}"
+                f"Problem, which has no noise, takes Tsit5 and its like."
             )
         if isinstance(problem, DDEProblem):
             check_method(ordinary)
@@ -248,7 +285,7 @@ def _check_delayed(problem: DDEProblem, method: Method, options: SolveOptions, b
         )
 
 
-def _tolerance(name: str, value: float | Tensor, problem: ODEProblem | SDEProblem | DDEProblem) -> float | Tensor:
+def _tolerance(name: str, value: float | Tensor, problem: Problem | None) -> float | Tensor:
     if not isinstance(value, Tensor):
         if not _is_number(value) or not math.isfinite(value) or value < 0:
             raise InvalidToleranceError(f"{name}={value!r} must be a finite number >= 0 (or a tensor of such).")
@@ -259,6 +296,7 @@ def _tolerance(name: str, value: float | Tensor, problem: ODEProblem | SDEProble
         raise InvalidToleranceError(f"{name} has dtype {value.dtype}; a tolerance is a real number: {name}.double().")
     if bool((value < 0).any()) or not bool(value.isfinite().all()):
         raise InvalidToleranceError(f"{name}={value.tolist()} must be finite and >= 0 everywhere.")
+    assert problem is not None
     state = problem.packed.shape
     missing = len(state) - len(value.shape)
     if missing < 0 or any(n not in (1, m) for n, m in zip(value.shape, state[missing:], strict=True)):

@@ -115,6 +115,8 @@ def pack(y0: State, *, batched: bool = False) -> tuple[Tensor, StateSpec | None]
         DtypeError: leaves on different devices.
         ShapeError: ``batched`` with leaves whose first dimensions differ.
     """
+    if type(y0) is Tensor and y0.is_floating_point() and y0.numel() and (y0.dim() or not batched):
+        return y0, None  # the usual case
     found, skeleton = leaves_of(y0, "y0")
     if not found:
         raise InvalidStateError("y0 holds no tensor at all; a state needs at least one.")

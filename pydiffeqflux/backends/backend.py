@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -48,6 +48,17 @@ class SolveOptions:
     fallback: str | None = None
     #: A state that does not satisfy the algebraic equations: refused ("check"), or solved for ("solve").
     initialise: str = "check"
+    #: What was concluded from these options alone: they may be asked again.
+    memo: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def at(self, saves: SaveTimes | None) -> SolveOptions:
+        """These options with save times; the same object for the same ones as the time before."""
+        if saves is self.saves:
+            return self
+        before: SolveOptions | None = self.memo.get("at")
+        if before is None or before.saves is not saves:
+            before = self.memo["at"] = replace(self, saves=saves)
+        return before
 
 
 class Backend(Protocol):

@@ -29,6 +29,16 @@ def uncovered(problem: ODEProblem, method: Method, options: SolveOptions) -> str
         return f"the state is {y.dtype}, not float32 or float64"
     if torch.is_autocast_enabled("cpu"):
         return "autocast chooses dtypes operation by operation"
+    if options.memo.get("plain") is method and (options.sensealg is None or not torch.is_grad_enabled()):
+        return None
+    why = _uncovered(problem, method, options)
+    if why is None and not (options.per_sample or method.implicit):
+        options.memo["plain"] = method  # nothing but these two was looked at
+    return why
+
+
+def _uncovered(problem: ODEProblem, method: Method, options: SolveOptions) -> str | None:
+    """The same, by what was asked for."""
     if table_of(method) is None:
         return f"method={method} is not compiled"
     for given, what in (

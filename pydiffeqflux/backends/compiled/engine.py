@@ -20,8 +20,9 @@ from .again import solve_again
 from .coverage import uncovered
 from .dense import DenseOutput
 from .forward import Checkpoints, Forward
-from .model import Arguments, Model, model_of
+from .model import Model, model_of
 from .observed import Observation, node, nodes, observe
+from .plain import solve as plain_solve
 
 
 class CompiledBackend:
@@ -79,8 +80,27 @@ def run(
     sensealg, reason = choose_sensealg(problem, method, options)
     if options.per_sample:
         return _run_rows(problem, method, options, model, tensors, began)
+    graph = _has_graph(problem, options, model.params_among(tensors), sensealg)
+    steps = options.saves is None and options.unsaved == "steps"
+    plan = model.plans.get(problem, method, options)
+    keep = graph or options.dense or steps
     with torch.no_grad():
-        forward, graph = _forward(problem, method, options, model, model.arguments(tensors), sensealg)
+        given = model.arguments(tensors, kept=keep)
+        plain = None if keep else plain_solve(problem, options, plan, model, given)
+        if plain is not None:
+            stats = plain.stats
+            stats.backend, stats.method, stats.reason = CompiledBackend.name, str(method), reason
+            stats.sensealg = "none" if sensealg is None else sensealg.name
+            stats.time = time.perf_counter() - began
+            return plain
+        if not keep:  # it failed: whatever is to be said about that is said below
+            given = model.arguments(tensors)
+    forward = Forward(problem, method, options, plan, model, given, keep)
+    forward.dense = graph and not isinstance(sensealg, DiscreteAdjoint)
+    if graph and not options.dense and not steps:
+        forward.checkpoints = _checkpoints(sensealg)
+    with torch.no_grad():
+        forward.run(problem.packed.detach().contiguous())
     solution = _assemble(forward, sensealg, graph)
     solution.stats = Stats(
         nf=forward.nf, naccept=forward.accepted, nreject=forward.rejected, njac=forward.njac,
@@ -103,7 +123,7 @@ def _run_rows(
     with torch.no_grad():
         given = model.arguments(tensors)
     solution, message = rows.solve(
-        problem, method, options, model, given, _has_graph(problem, options, given, sensealg), sensealg
+        problem, method, options, model, given, _has_graph(problem, options, given.params, sensealg), sensealg
     )
     stats = solution.stats
     stats.backend, stats.method, stats.reason = CompiledBackend.name, str(method), reason
@@ -114,33 +134,16 @@ def _run_rows(
     return solution
 
 
-def _has_graph(problem: ODEProblem, options: SolveOptions, given: Arguments, sensealg: SenseAlg | None) -> bool:
+def _has_graph(
+    problem: ODEProblem, options: SolveOptions, params: Sequence[Tensor], sensealg: SenseAlg | None
+) -> bool:
     """Whether anything that the solution depends on wants a gradient."""
-    return sensealg is not None and any(
-        x is not None and x.requires_grad
-        for x in (problem.packed, problem.t0.tensor, problem.t1.tensor, _times(options), *given.params)
-    )
-
-
-def _forward(
-    problem: ODEProblem,
-    method: Method,
-    options: SolveOptions,
-    model: Model,
-    given: Arguments,
-    sensealg: SenseAlg | None,
-) -> tuple[Forward, bool]:
-    """The solve, run; and whether its result has a graph."""
-    y0 = problem.packed
-    graph = _has_graph(problem, options, given, sensealg)
-    steps = options.saves is None and options.unsaved == "steps"
-    plan = model.plans.get(problem, method, options)
-    forward = Forward(problem, method, options, plan, model, given, graph or options.dense or steps)
-    forward.dense = graph and not isinstance(sensealg, DiscreteAdjoint)
-    if graph and not options.dense and not steps:
-        forward.checkpoints = _checkpoints(sensealg)
-    forward.run(y0.detach().contiguous())
-    return forward, graph
+    if sensealg is None:
+        return False
+    for x in (problem.packed, problem.t0.tensor, problem.t1.tensor, _times(options), *params):
+        if x is not None and x.requires_grad:
+            return True
+    return False
 
 
 def _times(options: SolveOptions) -> Tensor | None:

@@ -24,7 +24,7 @@ from .plan import Plan, place, zeros
 from .tableaus import Table
 
 #: Time, step size, and the error ratios of the last two steps before there are any.
-_AT_START = (0.0, 0.0, 1.0, 1.0)
+AT_START = (0.0, 0.0, 1.0, 1.0)
 
 
 #: How a solve ended, by what the loop returned.
@@ -171,7 +171,7 @@ class Forward:
         self.ints[at.DENSE] |= self.dense
         self.where, self.thetas = zeros("q", saves), zeros("d", saves)
         self.states = torch.empty(max(saves, 1), n, dtype=dtype)
-        state_ints, state_floats = zeros("q", at.STATE_INTS), array("d", _AT_START)
+        state_ints, state_floats = zeros("q", at.STATE_INTS), array("d", AT_START)
         address = model.address("f")
         space = (2 * n * n + 2 * n) if plan.table.implicit else 0
         if plan.table.implicit:

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import logging
 import time
+import types
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -92,9 +93,22 @@ class Model:
         products = (s for s in self.traced.program("f").statements if isinstance(s, Product))
         return sum(2 * s.batch * s.rows * s.inner * s.columns for s in products)
 
-    def arguments(self, tensors: Sequence[Tensor]) -> Arguments:
-        """The kernels' buffers, filled."""
+    def params_among(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The differentiable ones."""
+        return [tensors[k] if isinstance(k, int) else k for k in self.places[: self.params]]
+
+    def arguments(self, tensors: Sequence[Tensor], *, kept: bool = True) -> Arguments:
+        """The kernels' buffers, filled.
+
+        Args:
+            kept: they are to stay as they are after the solve, whatever becomes of the tensors.
+        """
         mine = [tensors[k] if isinstance(k, int) else k for k in self.places]
+        if not kept and len(mine) == 1:
+            (x,), slot = mine, self.traced.arguments[0]
+            if slot.kind == "float" and x.dtype is self.traced.y.dtype and x.is_contiguous():
+                nothing = _NOTHING[x.dtype]
+                return Arguments(mine, x, nothing, nothing) if self.params else Arguments([], nothing, x, nothing)
         dtype = self.traced.y.dtype
         params = mine[: self.params]
         nothing = _NOTHING[dtype]
@@ -185,6 +199,8 @@ def known(problem: ODEProblem, options: SolveOptions) -> bool:
 def _state(problem: ODEProblem) -> Any:
     """What a graph depends on besides the function."""
     y, spec = problem.packed, problem.spec
+    if spec is None and type(problem.func) in _OWN:
+        return y.shape, y.dtype, (), None, torch.get_default_dtype()
     called: list[type] = []
     func: Any = problem.func
     while func is not anchor_of(func):
@@ -193,8 +209,14 @@ def _state(problem: ODEProblem) -> Any:
     return y.shape, y.dtype, tuple(called), None if spec is None else repr(spec), torch.get_default_dtype()
 
 
+#: What users' functions are, mostly.
+_OWN = (types.FunctionType, torch.nn.Sequential)
+
+
 def anchor_of(func: Any) -> Any:
     """The user's own function inside what the engines wrap around it."""
+    if type(func) is types.FunctionType:
+        return func
     while type(func).__name__ in ("Autonomous", "RowFunction") and type(func).__module__.startswith("pydiffeqflux."):
         func = func.model
     return func

@@ -42,6 +42,8 @@ class Plan:
     atol: Tensor
 
     def __post_init__(self) -> None:
+        #: What solves without a gradient work in, while none of them does (see ``plain``).
+        self.rooms: list[Any] = []
         #: The save times as the solution shows them.
         self.saves = torch.tensor(self.times, dtype=torch.float64)
         #: Addresses, in the order in which the loop takes them.
@@ -56,8 +58,12 @@ class Plans:
     def __init__(self) -> None:
         self._key: Any = None
         self._plan: Plan | None = None
+        self._last: tuple[Any, ...] = ()
 
     def get(self, problem: ODEProblem, method: Method, options: SolveOptions) -> Plan:
+        last, plan = self._last, self._plan
+        if plan is not None and last[0] is options and last[1] is method and last[2:] == problem.ends:
+            return plan
         saves = None if options.saves is None else options.saves.values
         key = (
             method, problem.t0.value, problem.t1.value, saves, options.rtol, options.atol, options.max_steps,
@@ -67,6 +73,7 @@ class Plans:
             return make(problem, method, options)  # tensors do not compare
         if self._plan is None or key != self._key:
             self._key, self._plan = key, make(problem, method, options)
+        self._last = (options, method, *problem.ends)
         return self._plan
 
 
