@@ -1,6 +1,6 @@
 """Optimal control: a network swings a pendulum up with a motor that is too weak to lift it.
 
-The motor has half the strength to hold the pendulum out sideways, so it has to swing back and forth first. The
+The motor has not the strength to hold the pendulum out sideways, so it has to swing back and forth first. The
 controller is a network of the state, u = u_max tanh(net(sin, cos, speed)), made odd: mirrored states get mirrored
 torques. The equation of motion runs with it inside, the cost is a state of its own, c' = 1 + cos(angle) + ..., and its
 gradient in the network's weights comes back through the solve. It is trained from many starts at once, so it is a
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import pydiffeqflux as pdf
 
-TORQUE, DAMPING, END = 0.5, 0.05, 12.0  # in units of weight times length, and of the pendulum's own time
+TORQUE, DAMPING, END = 0.7, 0.05, 9.0  # in units of weight times length, and of the pendulum's own time
 
 
 class Swing(nn.Module):
