@@ -109,8 +109,8 @@ class FitOptions:
             numbers = all(isinstance(lag, int | float) and math.isfinite(lag) and lag > 0 for lag in lags)
             if not lags or not numbers:
                 raise InvalidArgumentError(
-                    f"lags={self.lags!r} with model={self.model!r}: give positive numbers, in the data's unit of time: how long"
-                    f" ago the states were that the rates depend on too."
+                    f"lags={self.lags!r} with model={self.model!r}: give positive numbers, in units of the data's time:"
+                    f" how long ago the states were that the rates depend on too."
                 )
             object.__setattr__(self, "lags", tuple(float(lag) for lag in lags))
 
