@@ -77,7 +77,7 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     digits = torch.tensor(data.target)
     order = torch.randperm(len(images))  # the writers come one after the other in the file
     train, test = order[TEST:], order[:TEST]
-    model, epochs = classifier(), 4 if quick else 15
+    model, epochs = classifier(), 3 if quick else 12
     optimiser = torch.optim.Adam(model.parameters())
     steps = epochs * -(-len(train) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.02, total_steps=steps)

@@ -1,6 +1,6 @@
 """Optimal control: a network swings a pendulum up with a motor that is too weak to lift it.
 
-The motor has half the strength to hold the pendulum out sideways, so it has to swing back and forth first. The
+The motor has not the strength to hold the pendulum out sideways, so it has to swing back and forth first. The
 controller is a network of the state, u = u_max tanh(net(sin, cos, speed)), made odd: mirrored states get mirrored
 torques. The equation of motion runs with it inside, the cost is a state of its own, c' = 1 + cos(angle) + ..., and its
 gradient in the network's weights comes back through the solve. It is trained from many starts at once, so it is a
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import pydiffeqflux as pdf
 
-TORQUE, DAMPING, END = 0.5, 0.05, 12.0  # in units of weight times length, and of the pendulum's own time
+TORQUE, DAMPING, END = 0.7, 0.05, 9.0  # in units of weight times length, and of the pendulum's own time
 
 
 class Swing(nn.Module):
@@ -97,7 +97,8 @@ def draw(out_dir: str | Path, swing: Swing, times: Tensor, path: Tensor, losses:
         fig = plt.figure(figsize=(12.0, 5.4), layout="constrained")
         axes = fig.subplot_mosaic("AB;AC;AD", width_ratios=(1.15, 1), height_ratios=(1.2, 1, 1))
         plane, over, motor, curve = (axes[k] for k in "ABCD")
-        angle, speed = torch.meshgrid(torch.linspace(-2.0, 8.3, 200), torch.linspace(-2.6, 2.6, 160), indexing="xy")
+        turn = 2 * math.pi
+        angle, speed = torch.meshgrid(torch.linspace(0, turn, 200), torch.linspace(-2.6, 2.6, 160), indexing="xy")
         with torch.no_grad():
             torque = swing.torque(angle, speed)
             spent = swing.torque(path[..., 0], path[..., 1])
@@ -105,10 +106,11 @@ def draw(out_dir: str | Path, swing: Swing, times: Tensor, path: Tensor, losses:
         filled.set_rasterized(True)
         bar = fig.colorbar(filled, ax=plane, label="torque", location="bottom", shrink=0.6, pad=0.02)
         bar.ax.set_xlim(-TORQUE, TORQUE)
-        for k in range(25):
-            plane.plot(path[:, k, 0], path[:, k, 1], color=INK, lw=0.8, alpha=0.8)
+        around = path[..., 0] % turn
+        around[1:][around.diff(dim=0).abs() > 1] = math.nan  # no line back across the picture
+        plane.plot(around[:, :25], path[:, :25, 1], color=INK, lw=0.8, alpha=0.8)
         plane.plot([math.pi], [0], "o", mfc="white", mec=INK, ms=8, ls="none", label="upright")
-        plane.set(xlabel="angle", ylabel="speed", xlim=(-2.0, 8.3), ylim=(-2.6, 2.6))
+        plane.set(xlabel="angle", ylabel="speed", xlim=(0, turn), ylim=(-2.6, 2.6))
         plane.set_xticks([0, math.pi, 2 * math.pi], ["0", "$\\pi$", "$2\\pi$"])
         plane.set_title("The controller, and 25 runs")
         plane.legend(loc="upper left", frameon=True, edgecolor="none")

@@ -49,6 +49,14 @@ def _columns(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
     return names
 
 
+def _numbers(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """``1,2.5`` to numbers."""
+    try:
+        return None if value is None else tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} must be numbers separated by commas.") from None
+
+
 @main.command()
 @click.argument("data", metavar="DATA.csv")
 @click.option("--time", "time_column", metavar="COL", required=True, help="Column with the times.")
@@ -60,7 +68,7 @@ def _columns(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
     "--model",
     default="node",
     show_default=True,
-    help="Family: node, augmented, ude, hamiltonian, sde.",
+    help="Family: node, augmented, ude, hamiltonian, dde, sde.",
 )
 @click.option("--backend", type=click.Choice(NAMES), default="auto", show_default=True)
 @click.option("--method", default=None, help="Solver.  [default: tsit5; em for sde]")
@@ -74,6 +82,7 @@ def _columns(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
     default=None,
     help="Known terms of a ude: FILE.py:NAME, a function of the states; or kinematics (dq/dt = v).",
 )
+@click.option("--lags", metavar="T,T", default=None, callback=_numbers, help="Lags of a dde, in the data's time.")
 @click.option("--epochs", type=int, default=800, show_default=True, help="Training epochs.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the network's first weights.")
 @click.option("--lr", type=float, default=1e-2, show_default=True, help="Adam's step size at the start.")
@@ -115,6 +124,7 @@ def fit(
     augmented    the same, the unobserved states starting at 0
     ude          known terms (--known) and a network for the rest
     hamiltonian  the motion of a learnt energy; --state names the positions, then their momenta
+    dde          rates that depend on the states --lags ago too
     sde          drift and noise, by the likelihood of the steps from each row to the next
 
     Writes fit.png (data and trajectory), loss.png, model.pt (read it back with pydiffeqflux.training.load)

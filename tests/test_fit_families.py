@@ -81,6 +81,7 @@ FAMILIES = {
     "augmented": (pendulum(n=12), {"extra_dims": 2}),
     "ude": (pendulum(n=12), {"known": "kinematics"}),
     "hamiltonian": (pendulum(n=12), {}),
+    "dde": (pendulum(n=14), {"lags": (1.0,)}),
     "sde": (ornstein_uhlenbeck(40), {}),
 }
 
@@ -133,7 +134,7 @@ def test_every_family_runs_from_the_command_line(model, tmp_path):
     rows += [",".join(map(str, [t, *y])) for t, y in zip(series.times, series.values.tolist(), strict=True)]
     data = tmp_path / "data.csv"
     data.write_text("\n".join(rows))
-    more = [w for k, v in FAMILIES[model][1].items() for w in (f"--{k.replace('_', '-')}", str(v))]
+    more = [w for k, v in FAMILIES[model][1].items() for w in (f"--{k.replace('_', '-')}", str(v).strip("(),"))]
     arguments = ["fit", str(data), "--time", "t", "--state", ",".join(series.state_names), "--model", model, *more]
     result = CliRunner().invoke(main, [*arguments, "--epochs", "5", "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
@@ -155,6 +156,12 @@ def test_every_family_runs_from_the_command_line(model, tmp_path):
         ({"model": "sde", "method": "tsit5"}, errors.UnknownNameError, "method='tsit5' is not known.*em"),
         ({"model": "node", "method": "em"}, errors.UnknownNameError, "method='em' is not known"),
         ({"model": "hamiltonian", "transform": "log"}, errors.InvalidArgumentError, "transform='log'.*'none'"),
+        ({"model": "dde"}, errors.InvalidArgumentError, "lags=None with model='dde'"),
+        ({"model": "dde", "lags": (1.0, -1.0)}, errors.InvalidArgumentError, "positive numbers"),
+        ({"model": "dde", "lags": (6.0,)}, errors.InvalidArgumentError, "begins with a history of 6, and 3 rows"),
+        ({"model": "dde", "lags": (1.0,), "method": "qndf"}, errors.UnsupportedError, "method=qndf"),
+        ({"model": "dde", "lags": (1.0,), "backend": "compiled"}, errors.UnsupportedError, "DDEProblem"),
+        ({"lags": (1.0,)}, errors.InvalidArgumentError, "option of model 'dde'"),
         ({"model": "sde", "backend": "compiled"}, errors.UnsupportedError, "SDEProblem"),
     ],
 )
@@ -289,6 +296,39 @@ def test_pairs_share_their_units():
     scaling, _, _ = scaling_of(Series("t", ("q1", "q2", "p1", "p2"), t, values + 100), "auto", pairs=True)
     assert scaling.logs == (False,) * 4
     assert scaling.stds[0] == scaling.stds[1] > scaling.stds[2] == scaling.stds[3]
+
+
+# -- delayed ------------------------------------------------------------------------------------
+
+
+def delayed_logistic(lag: float = 1.0, rate: float = 1.8, n: int = 61) -> Series:
+    """Hutchinson's equation x' = r x (1 - x(t - lag)): for r above pi / 2 it swings for ever."""
+    problem = pdf.DDEProblem(
+        lambda t, y, past: rate * y * (1 - past), torch.tensor([0.5]).double(), (0.0, 12.0), lags=lag
+    )
+    t = np.linspace(0.0, 12.0, n)
+    ys = pdf.solve(problem, "tsit5", saveat=t.tolist(), rtol=1e-7, atol=1e-9).ys
+    return Series("t", ("x",), t, ys.numpy())
+
+
+def test_a_delay_fit_follows_what_no_ordinary_equation_of_one_state_does():
+    series = delayed_logistic()
+    result = fit(series, model="dde", lags=(1.0,), width=16, depth=1, epochs=120)
+    module = result.module
+    assert module.start == pytest.approx(1.0) and result.report["model"]["lags"] == [1.0]
+    assert result.r2["x"] > 0.97
+    # The rates that were learnt are those of the equation, along the data.
+    z = module.scaling.states(series.values)
+    with torch.no_grad():
+        rates = module.net(torch.cat([z[5:], z[:-5]], dim=1))[:, 0].numpy()
+    x = series.values[:, 0]
+    true = 1.8 * (1 - x[:-5]) * module.scaling.time_unit / module.scaling.stds[0]  # of the logarithm
+    assert np.sqrt(np.mean((rates - true) ** 2)) < 0.1 * true.std()
+    # What comes back before the equation takes over is the history: the data, smoothed.
+    assert module()[:5].detach().numpy() == pytest.approx(series.values[:5], rel=0.02)
+    with pytest.raises(errors.InvalidTimesError, match="must not be before 1, where the history ends"):
+        module.solve([0.5, 2.0])
+    assert fit(series, augment=0, width=16, depth=1, epochs=40).r2["x"] < 0.3
 
 
 # -- stochastic ---------------------------------------------------------------------------------

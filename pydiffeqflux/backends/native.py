@@ -27,7 +27,7 @@ from .eager.engine import EagerBackend
 WARM_UP = 1000
 #: A function that had to be traced this often changes too much between solves to be worth compiling.
 TRACES = 8
-#: Multiplications and additions in one evaluation's matrix products from which on eager torch's BLAS is as fast
+#: Multiplications and additions in one evaluation's products and convolutions from which on eager torch is as fast
 #: (measured once, by hand, on square layers; no benchmark of the repository shows it yet).
 LARGE_PRODUCTS = 5_000_000
 #: Entries of the state from which on eager torch is as fast, and has two cores for it.
@@ -115,5 +115,5 @@ def _compiled(problem: ODEProblem, method: Method, options: SolveOptions, tally:
     if isinstance(model, str):
         return model
     if model.flops > LARGE_PRODUCTS:
-        return f"matrix products of {model.flops:,} operations are as fast in eager torch"
+        return f"products and convolutions of {model.flops:,} operations are as fast in eager torch"
     return model, tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .checkpoint import load
+from .delayed import FittedDDE
 from .fit import Progress, fit
 from .interrupt import FitInterrupted
 from .model import FittedODE
@@ -15,6 +16,7 @@ __all__ = [
     "FitInterrupted",
     "FitOptions",
     "FitResult",
+    "FittedDDE",
     "FittedODE",
     "FittedSDE",
     "Progress",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, DataFileNotFoundError
+from .delayed import FittedDDE
 from .files import write_all
 from .known import digest
 from .model import FittedODE
@@ -145,7 +146,7 @@ class CheckpointFile:
             write_all(self.path.parent, {CHECKPOINT: self._before})
 
 
-def load(path: str | Path, *, known: str | None = None) -> FittedODE | FittedSDE:
+def load(path: str | Path, *, known: str | None = None) -> FittedODE | FittedDDE | FittedSDE:
     """The module that a fit wrote into a folder.
 
     Args:
@@ -154,7 +155,7 @@ def load(path: str | Path, *, known: str | None = None) -> FittedODE | FittedSDE
             run, as it was for the fit.
 
     Returns:
-        a :class:`FittedODE`: ``module()`` is the trajectory in data units at the series' times,
+        a :class:`FittedODE` or :class:`FittedDDE`: ``module()`` is the trajectory in data units at the series' times,
         ``module(times)`` at others; or a :class:`FittedSDE`, whose ``module()`` is the mean of its paths.
 
     Raises:
@@ -172,8 +173,8 @@ def load(path: str | Path, *, known: str | None = None) -> FittedODE | FittedSDE
                     f"the known terms of {path}, {config['known']}, have changed since the fit; put the file back, or"
                     f" say where it is now (known='FILE.py:NAME')."
                 )
-        kind = FittedSDE if config.get("model") == "sde" else FittedODE
-        module: FittedODE | FittedSDE = kind(scaling_from(config.pop("scaling")), **config)
+        kind: Any = {"sde": FittedSDE, "dde": FittedDDE}.get(config.get("model", "node"), FittedODE)
+        module: FittedODE | FittedDDE | FittedSDE = kind(scaling_from(config.pop("scaling")), **config)
         module.load_state_dict(weights)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not describe a fitted module ({error}); fit again.") from None

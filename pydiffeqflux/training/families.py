@@ -29,6 +29,7 @@ FAMILIES: dict[str, Family] = {
     "augmented": Family("augmented neural ODE", own=frozenset({"extra_dims"}), unobserved=1),
     "ude": Family("universal ODE", own=frozenset({"augment", "known"})),
     "hamiltonian": Family("Hamiltonian network"),
+    "dde": Family("neural DDE", own=frozenset({"lags"})),
     "sde": Family("neural SDE", method="em"),
 }
 

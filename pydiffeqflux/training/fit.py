@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import InvalidArgumentError, UnknownNameError
 from .checkpoint import CHECKPOINT, MODEL, CheckpointFile, to_bytes
+from .delay_recipe import DelayTrainer
 from .files import output_folder, write_all
 from .interrupt import FitInterrupted, deferred_interrupt
 from .likelihood import LikelihoodTrainer
@@ -46,9 +47,10 @@ def fit(
     """Fit a neural ODE, or a model of another family, to a time series.
 
     What is done, and its sources, is written in :mod:`pydiffeqflux.training.recipe` (derivative matching, multiple
-    shooting, one trajectory) and, for ``model="sde"``, in :mod:`pydiffeqflux.training.likelihood`; the models in
-    :class:`FittedODE` and :class:`FittedSDE`. Two runs with the same series, options and machine give the same
-    weights, bit for bit, whether or not one of them was interrupted and resumed.
+    shooting, one trajectory), for ``"dde"`` in :mod:`pydiffeqflux.training.delay_recipe` and for ``"sde"`` in
+    :mod:`pydiffeqflux.training.likelihood`; the models in :class:`FittedODE`, :class:`FittedDDE` and
+    :class:`FittedSDE`. Two runs with the same series, options and machine give the same weights, bit for bit, whether
+    or not one of them was interrupted and resumed.
 
     Args:
         series: the data, from :func:`read_csv` or arrays.
@@ -101,7 +103,9 @@ def _options(options: FitOptions | None, changes: dict[str, Any]) -> FitOptions:
 
 
 def _run(series: Series, options: FitOptions) -> Run:
-    return LikelihoodTrainer(series, options) if options.model == "sde" else Trainer(series, options)
+    kinds: dict[str, type[Run]] = {"sde": LikelihoodTrainer, "dde": DelayTrainer}
+    kind: Callable[[Series, FitOptions], Run] = kinds.get(options.model, Trainer)
+    return kind(series, options)
 
 
 def _fit_into(

@@ -22,8 +22,8 @@ class FitOptions:
     """The choices of a fit; the defaults suit some tens to hundreds of points.
 
     Args:
-        model: the family: ``"node"``, ``"augmented"``, ``"ude"``, ``"hamiltonian"`` (see :class:`FittedODE`) or
-            ``"sde"`` (see :class:`FittedSDE`).
+        model: the family: ``"node"``, ``"augmented"``, ``"ude"``, ``"hamiltonian"`` (see :class:`FittedODE`),
+            ``"dde"`` (see :class:`FittedDDE`) or ``"sde"`` (see :class:`FittedSDE`).
         backend: as for :func:`pydiffeqflux.solve`.
         method: the solver, by name; Tsit5 where None, and for ``"sde"`` EM.
         width, depth: hidden layers of the network and their size.
@@ -33,6 +33,7 @@ class FitOptions:
         known: the known terms of a ``"ude"``: ``"FILE.py:NAME"`` (see
             :func:`pydiffeqflux.training.known.known_terms`), or ``"kinematics"`` (the states are positions, then their
             velocities).
+        lags: the lags of a ``"dde"``, in the data's unit of time.
         epochs: training epochs on trajectories (the first nine tenths by multiple shooting).
         seed: of the network's initial weights, the only thing that is drawn at random.
         lr: Adam's step size at the start.
@@ -58,6 +59,7 @@ class FitOptions:
     augment: int | None = None
     extra_dims: int | None = None
     known: str | None = None
+    lags: tuple[float, ...] | None = None
     epochs: int = 800
     seed: int = 0
     lr: float = 1e-2
@@ -102,6 +104,15 @@ class FitOptions:
                 )
             if self.known not in NAMED:
                 split(self.known)
+        if "lags" in chosen.own:
+            lags = tuple(self.lags) if isinstance(self.lags, tuple | list) else ()
+            numbers = all(isinstance(lag, int | float) and math.isfinite(lag) and lag > 0 for lag in lags)
+            if not lags or not numbers:
+                raise InvalidArgumentError(
+                    f"lags={self.lags!r} with model={self.model!r}: give positive numbers, in units of the data's time:"
+                    f" how long ago the states were that the rates depend on too."
+                )
+            object.__setattr__(self, "lags", tuple(float(lag) for lag in lags))
 
     def _resolved(self) -> methods.Method:
         return sde_methods.resolve(self.solver) if self.model == "sde" else methods.resolve(self.solver, self.backend)
@@ -130,7 +141,7 @@ class FitOptions:
         return f"{Path(file).resolve()}:{name}"
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def names(cls) -> list[str]:

@@ -26,12 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .delayed import FittedDDE
 from .descent import TrialDescent
 from .matching import half_cosine, match_rates, set_lr
 from .model import FittedODE
 from .options import FitOptions
 from .run import Run, r2, rmse, solver_options
-from .scaling import scaling_of
+from .scaling import Scaling, scaling_of
 from .series import Series
 from .shooting import Shooting
 
@@ -53,35 +54,48 @@ FINAL_STEP = 1e-3
 class Trainer(Run):
     """Trains a :class:`FittedODE` in these three stages."""
 
-    module: FittedODE
+    module: FittedODE | FittedDDE
+    #: The first row that is fitted.
+    first = 0
 
     def __init__(self, series: Series, options: FitOptions):
         super().__init__(options)
         scaling, self._levels, self._rates = scaling_of(
             series, options.transform, pairs=options.model == "hamiltonian"
         )
-        self.times, self.states = scaling.times(series.times), scaling.states(series.values)
-        self.solver = solver_options(options, scaling.time_unit, float(self.times.diff().median()) / 10)
+        times, states = scaling.times(series.times), scaling.states(series.values)
+        self._at = torch.linspace(0.0, float(times[-1]), len(self._levels), dtype=times.dtype)
+        self.solver = solver_options(options, scaling.time_unit, float(times.diff().median()) / 10)
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left as they were
             torch.manual_seed(options.seed)
-            self.module = FittedODE(
-                scaling,
-                series.state_names,
-                series.times.tolist(),
-                width=options.width,
-                depth=options.depth,
-                augment=options.unobserved,
-                solver=self.solver,
-                model=options.model,
-                known=options.known_terms,
-            )
+            self.module = self._build(scaling, series, options)
         self.module.prepare()
+        self.times, self.states = times[self.first :], states[self.first :]
         self.shooting = Shooting(self.times, self.states, self.solver)
         self.nodes = self.shooting.nodes(options.unobserved)
         self.shooting_epochs = min(options.epochs, max(1, round(SHOOTING_SHARE * options.epochs)))
         self.matching_loss = math.nan
         self.optimizer = torch.optim.Adam([*self.module.trained_by_shooting(), self.nodes], lr=options.lr)
         self.descent = TrialDescent(self.module.parameters(), FINAL_STEP * options.lr)
+
+    def _build(self, scaling: Scaling, series: Series, options: FitOptions) -> FittedODE | FittedDDE:
+        return FittedODE(
+            scaling,
+            series.state_names,
+            series.times.tolist(),
+            width=options.width,
+            depth=options.depth,
+            augment=options.unobserved,
+            solver=self.solver,
+            model=options.model,
+            known=options.known_terms,
+        )
+
+    def rhs(self, t: Any, z: Tensor) -> Tensor:
+        """The rates of change that the first two stages train."""
+        assert isinstance(self.module, FittedODE)
+        found: Tensor = self.module.rhs(t, z)
+        return found
 
     @property
     def stage(self) -> str:
@@ -91,10 +105,10 @@ class Trainer(Run):
         """The first stage, all of it."""
         d, unobserved = self.states.shape[1], self.options.unobserved
         inputs = torch.cat([self._levels, self._levels.new_zeros(len(self._levels), unobserved)], dim=1)
-        at = torch.linspace(0.0, float(self.times[-1]), len(inputs), dtype=inputs.dtype)[:, None]
+        at = self._at[:, None]
 
         def loss() -> tuple[Tensor, Tensor]:
-            rates = self.module.rhs(at, inputs)
+            rates = self.rhs(at, inputs)
             plain = (rates[:, :d] - self._rates).square().mean()
             minimised = plain + MATCHING_PULL * rates[:, d:].square().mean() if unobserved else plain
             return plain, minimised + self._residual_cost(inputs, RESIDUAL_COST[0])
@@ -102,7 +116,11 @@ class Trainer(Run):
         self.matching_loss = match_rates(self.module.trained_by_shooting(), loss, MATCHING_STEPS, MATCHING_LR)[-1]
 
     def _residual_cost(self, states: Tensor, weight: float) -> Tensor | float:
-        return 0.0 if self.module.known is None else weight * self.module.net(states).square().mean()
+        module = self.module
+        if not isinstance(module, FittedODE) or module.known is None:
+            return 0.0
+        cost: Tensor = weight * module.net(states).square().mean()
+        return cost
 
     def run_epoch(self) -> float:
         """One epoch; returns its loss."""
@@ -118,7 +136,7 @@ class Trainer(Run):
         set_lr(self.optimizer, self.options.lr * half_cosine(done))
         self.optimizer.zero_grad()
         nodes = self._starts()
-        shot = self.shooting.shoot(self.module.rhs, nodes)
+        shot = self.shooting.shoot(self.rhs, nodes)
         (shot.misfit + weight * shot.gap + self._residual_cost(nodes, cost)).backward()
         self.optimizer.step()
         self.nf += shot.nf
@@ -154,7 +172,8 @@ class Trainer(Run):
     def findings(self, series: Series) -> dict[str, Any]:
         sol = self.module.solve()
         states = sol.ys.detach()
-        residual = self.module.observed(states).numpy() - series.values
+        values = series.values[self.first :]
+        residual = self.module.observed(states).numpy() - values
         last = self.shooting_epochs - 1
         return {
             "backend": sol.stats.backend,
@@ -164,7 +183,7 @@ class Trainer(Run):
             "model": self.module.findings(states),
             "states": {
                 name: {
-                    "r2": r2(residual[:, i], series.values[:, i]),
+                    "r2": r2(residual[:, i], values[:, i]),
                     "rmse": rmse(residual[:, i]),
                     "logarithm": self.module.scaling.logs[i],
                 }

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .delayed import FittedDDE
 from .recipe import GAP_WEIGHT
 from .run import Run
 from .series import Series
@@ -169,6 +170,8 @@ def _draw_states(ax: Axes, result: FitResult, group: list[int], drawn: _Drawn) -
         )
     ax.set_ylabel(", ".join(series.state_names[i] for i in group))
     low, high = ax.get_ylim()
+    if isinstance(result.module, FittedDDE):
+        ax.axvspan(drawn.times[0], result.module.start, color="#f0f0f0", lw=0, zorder=0, label="history")
     if series.values[:, group].min() >= 0 and low > -0.1 * high:
         ax.set_ylim(bottom=0.0)
     ax.set_xlim(drawn.times[0], drawn.times[-1])

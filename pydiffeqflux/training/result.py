@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .delayed import FittedDDE
 from .model import FittedODE
 from .options import FitOptions
 from .run import History
@@ -17,13 +18,14 @@ class FitResult:
     """A finished fit.
 
     Attributes:
-        module: the trained :class:`FittedODE` or :class:`FittedSDE`; ``module()`` is the trajectory in data units.
+        module: the trained :class:`FittedODE`, :class:`FittedDDE` or :class:`FittedSDE`; ``module()`` is the
+            trajectory in data units.
         series: what it was fitted to.
         history: stage, misfit and gap of each epoch.
         report: what ``report.json`` holds.
     """
 
-    module: FittedODE | FittedSDE
+    module: FittedODE | FittedDDE | FittedSDE
     series: Series
     options: FitOptions
     history: History

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .delayed import FittedDDE
 from .model import FittedODE
 from .options import FitOptions
 from .series import Series
@@ -35,7 +36,7 @@ class History:
 class Run(ABC):
     """The state of a run between two epochs: everything that a checkpoint has to hold."""
 
-    module: FittedODE | FittedSDE
+    module: FittedODE | FittedDDE | FittedSDE
     optimizer: torch.optim.Optimizer
 
     def __init__(self, options: FitOptions):

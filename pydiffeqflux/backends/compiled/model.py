@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+import math
 import time
 import types
 import weakref
@@ -19,7 +20,7 @@ from torch import Tensor
 from ...errors import PyDiffEqFluxError, UntraceableError
 from ...graph import Kernels
 from ...graph import kernels as trace_kernels
-from ...graph.program import Product
+from ...graph.program import Product, Reduction
 from ...graph.reach import Reach, Reached, reach
 from ...graph.value import contiguous_strides
 from ...problem import ODEProblem
@@ -89,9 +90,14 @@ class Model:
 
     @functools.cached_property
     def flops(self) -> int:
-        """Multiplications and additions of one evaluation's matrix products."""
-        products = (s for s in self.traced.program("f").statements if isinstance(s, Product))
-        return sum(2 * s.batch * s.rows * s.inner * s.columns for s in products)
+        """Multiplications and additions of one evaluation's matrix products and sums: a convolution is such a sum."""
+        total = 0
+        for s in self.traced.program("f").statements:
+            if isinstance(s, Product):
+                total += 2 * s.batch * s.rows * s.inner * s.columns
+            elif isinstance(s, Reduction):
+                total += 2 * math.prod(n for _, n in (*s.over, *s.across))
+        return total
 
     def params_among(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The differentiable ones."""
