@@ -10,6 +10,7 @@ module PyDiffEqFlux
 
 using ADTypes: AutoFiniteDiff
 using ChainRulesCore: ChainRulesCore, NoTangent, unthunk
+using DelayDiffEq: DelayDiffEq
 using DiffEqFlux: DiffEqFlux
 using LinearAlgebra: LinearAlgebra, BLAS
 using LuxCore: LuxCore
@@ -31,6 +32,7 @@ include("forward.jl")       # a solve
 include("adjoint.jl")       # its gradient
 include("layer.jl")         # a right-hand side as a layer of DiffEqFlux
 include("bridge.jl")        # what Python calls
+include("delay.jl")         # delay equations
 include("precompile.jl")    # what is compiled ahead of the first use
 
 end

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...controllers import PIDController
+from ...dde_problem import DDEProblem
 from ...errors import DenseOutputError, DtypeError, InvalidTimesError, UnsupportedError, UntraceableError
 from ...methods import Method
 from ...problem import ODEProblem, time_point, time_points
@@ -46,17 +47,12 @@ class JuliaBackend:
     def solve(self, problem: Problem, method: Method, options: SolveOptions) -> Solution:
         began = time.perf_counter()
         _require(problem, options)
-        assert isinstance(problem, ODEProblem)
-        tools = _Tools.of(session())
         rhs = Rhs(problem.func, problem.spec, problem.packed)
-        t0 = torch.scalar_tensor(problem.t0.value, dtype=problem.packed.dtype)
-        model = tools.model(problem, rhs, t0, options)
-        sensealg, reason = _sensealg(problem, model, options)
-        request = tools.request(problem, model, method, sensealg, options)
-        watch = None
-        if options.events:
-            watch = Watch(tools.session, tools.models, rhs, options.events, problem.t0.value, problem.packed)
-        stretches = Stretches(problem, rhs, request, options, watch)
+        if isinstance(problem, DDEProblem):
+            stretches, sensealg, reason = _delayed(problem, rhs, method, options)
+        else:
+            assert isinstance(problem, ODEProblem)
+            stretches, sensealg, reason = _ordinary(problem, rhs, method, options)
         got, status, message = chain(problem, rhs, stretches.run, options, None)
         dense = _Dense(stretches, problem, got.states) if options.dense and stretches.runs else None
         solution = assemble(problem, options, got, status, dense)
@@ -68,12 +64,53 @@ class JuliaBackend:
             time=time.perf_counter() - began,
             backend=self.name,
             method=str(method),
-            sensealg="none" if sensealg is None else sensealg.name,
+            sensealg=sensealg,
             reason=reason,
         )
         if options.throw and not status.ok:
             raise failure(status, message, float(solution.ts[-1]), (problem.t0.value, problem.t1.value), method)
         return solution
+
+
+def _ordinary(
+    problem: ODEProblem, rhs: Rhs, method: Method, options: SolveOptions
+) -> tuple[Stretches, str, str]:
+    """What solves an ordinary equation; the sensitivity algorithm's name, and why that one."""
+    tools = _Tools.of(session())
+    t0 = torch.scalar_tensor(problem.t0.value, dtype=problem.packed.dtype)
+    model = tools.model(problem, rhs, t0, options)
+    sensealg, reason = _sensealg(problem, model, options)
+    request = tools.request(problem, model, method, sensealg, options)
+    watch = None
+    if options.events:
+        watch = Watch(tools.session, tools.models, rhs, options.events, problem.t0.value, problem.packed)
+    stretches = Stretches(problem, rhs, request, options, watch)
+    return stretches, "none" if sensealg is None else sensealg.name, reason
+
+
+def _delayed(problem: DDEProblem, rhs: Rhs, method: Method, options: SolveOptions) -> tuple[Stretches, str, str]:
+    """The same for a delay equation."""
+    from . import delay  # most programs have none
+
+    delay.check(problem, options)
+    tools = _Tools.of(session())
+    equation = delay.Equation(tools.session, tools.models, problem)
+    request = Request(
+        equation.model,
+        tools.solvers.get(method),
+        None,
+        problem.t0.value,
+        problem.t1.value,
+        () if options.saves is None else options.saves.values,
+        options.unsaved,
+        options.dense,
+        *_tolerances(problem.packed, options),
+        options.max_steps,
+        _stops(method, options),
+        _keywords(problem, method, options),
+    )
+    stretches = delay.DelayedStretches(problem, rhs, equation, request, options)
+    return stretches, *delay.sensealg_for(equation, problem)
 
 
 class _Tools:
@@ -132,7 +169,7 @@ class _Tools:
 
 def _require(problem: Problem, options: SolveOptions) -> None:
     """Raise for what this backend does not do."""
-    if not isinstance(problem, ODEProblem):
+    if not isinstance(problem, ODEProblem | DDEProblem):
         raise UnsupportedError(
             f"a {type(problem).__name__} cannot be solved on backend='julia' yet: use backend='torch'."
         )
@@ -189,7 +226,7 @@ def _stops(method: Method, options: SolveOptions) -> tuple[float, ...]:
     return tuple(stops)
 
 
-def _keywords(problem: ODEProblem, method: Method, options: SolveOptions) -> str:
+def _keywords(problem: ODEProblem | DDEProblem, method: Method, options: SolveOptions) -> str:
     """What was asked for beyond the defaults, as Julia writes keyword arguments."""
     said = []
     span = problem.t1.value - problem.t0.value
@@ -212,7 +249,7 @@ def _keywords(problem: ODEProblem, method: Method, options: SolveOptions) -> str
 class _Dense:
     """``sol(t)``: a number or 0-dim tensor gives one state, a 1-D tensor or sequence several, time first."""
 
-    def __init__(self, stretches: Stretches, problem: ODEProblem, states: list[Tensor]):
+    def __init__(self, stretches: Stretches, problem: Problem, states: list[Tensor]):
         self._stretches, self._problem = stretches, problem
         self._solved = states[-1] if states else problem.packed
 
