@@ -140,7 +140,9 @@ BAD = {
         lambda: solve(func=lambda t, y, past: nn.Linear(2, 2)(past)), DtypeError, TypeError, ("float64", "model.to(y0)")
     ),
     # -- the solve
-    "symplectic": Bad(lambda: solve("leapfrog"), DelayMethodError, NotImplementedError, ("leapfrog", "Tsit5")),
+    "symplectic": Bad(
+        lambda: solve("leapfrog", solving={"dt": 0.1}), DelayMethodError, NotImplementedError, ("leapfrog", "Tsit5")
+    ),
     "multistep": Bad(lambda: solve("qndf"), DelayMethodError, ValueError, ("method=qndf", "Rodas5P")),
     "predictor": Bad(
         lambda: solve("abm4", solving={"dt": 0.1}), DelayMethodError, NotImplementedError, ("method=abm4",)
