@@ -209,6 +209,9 @@ BAD = {
     "model's arguments": Bad(
         lambda: layer(model=lambda t, y, p, q: y), SignatureError, TypeError, ("4 required", "inputs='joined'")
     ),
+    "a method as history": Bad(
+        lambda: layer(history="tsit5"), InvalidArgumentError, ValueError, ("history='tsit5'", "method='tsit5'")
+    ),
     "inputs": Bad(lambda: layer(inputs="cat"), UnknownNameError, ValueError, ("inputs='cat'", "joined")),
     "layer's lag": Bad(lambda: layer(lags=[1.0, -1.0]), InvalidLagError, ValueError, ("lags[1]=-1.0",)),
     "layer's option": Bad(lambda: layer(step=1), UnknownOptionError, TypeError, ("NeuralDDE", "'step'", "inputs")),

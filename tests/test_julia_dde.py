@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import pydiffeqflux as pdf
 from pydiffeqflux.errors import (
+    DelayMethodError,
     DelaySensitivityError,
     GradientError,
     HistoryShapeError,
@@ -63,7 +64,7 @@ HISTORIES = list(histories())
 
 
 @pytest.mark.parametrize(
-    ("name", "method"), [*((name, "vern7") for name in HISTORIES), ("a module", "tsit5"), ("a module", "rodas5p")]
+    ("name", "method"), [*((name, "vern7") for name in HISTORIES), ("a module", "tsit5"), ("a module", "BS5()")]
 )
 def test_solutions_are_the_native_ones(name: str, method: str) -> None:
     model, history = net(), histories()[name]
@@ -126,7 +127,7 @@ def test_layer_trains_with_julia() -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 2).double()
     layers = [
-        pdf.NeuralDDE(model, (0.0, 1.0), 0.4, "tsit5", saveat=[0.5, 1.0], backend=backend, **TIGHT)
+        pdf.NeuralDDE(model, (0.0, 1.0), 0.4, saveat=[0.5, 1.0], backend=backend, **TIGHT)
         for backend in ("eager", "julia")
     ]
     y0 = torch.randn(3, 2, dtype=D)
@@ -165,6 +166,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], type[Exception], tuple[str, ...]]] = {
         decay, {"sensealg": "GaussAdjoint"}, DelaySensitivityError, ("GaussAdjoint", "ForwardDiffSensitivity")
     ),
     "method": (decay, {"method": "NoSuchSolver"}, UnknownNameError, ("method='NoSuchSolver'",)),
+    "implicit": (decay, {"method": "rodas5p"}, DelayMethodError, ("method=rodas5p is implicit", "backend='torch'")),
     "method of this package": (decay, {"method": "leapfrog", "dt": 0.1}, UnsupportedError, ("leapfrog",)),
     "branch": (lambda: decay(func=branching), {}, UntraceableError, ("decides by the value", "backend='torch'")),
     "history": (

@@ -94,10 +94,12 @@ def _delayed(problem: DDEProblem, rhs: Rhs, method: Method, options: SolveOption
 
     delay.check(problem, options)
     tools = _Tools.of(session())
+    solver = tools.solvers.get(method)
+    delay.check_solver(method, solver)
     equation = delay.Equation(tools.session, tools.models, problem)
     request = Request(
         equation.model,
-        tools.solvers.get(method),
+        solver,
         None,
         problem.t0.value,
         problem.t1.value,
