@@ -9,9 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from . import methods
 from .errors import (
-    DelayMethodError,
     DtypeError,
     HistoryDtypeError,
     HistoryError,
@@ -22,7 +20,6 @@ from .errors import (
     PyDiffEqFluxError,
     ShapeError,
 )
-from .methods import Method
 from .problem import TimeLike, TimePoint, span_ends, time_point
 from .state import State, StateSpec, pack
 
@@ -234,27 +231,3 @@ class History:
                 f"{where} is {state.dtype} on {state.device} and y0 {like.dtype} on {like.device}: convert one of them."
             )
         return state
-
-
-def check_method(method: Method) -> None:
-    """Whether a method can step a delay differential equation.
-
-    Raises:
-        DelayMethodError: it cannot.
-    """
-    why = ""
-    if isinstance(method, methods.Symplectic):
-        why = "keeps the energy of systems whose halves drive each other, which a delayed state does not leave"
-    elif isinstance(method, methods.AutoSwitch):
-        why = "watches for stiffness in f(t, y) alone"
-    elif isinstance(method, methods.QNDF | methods.ABM4):
-        why = "builds on several steps behind it, and a delay breaks the solution too often for that"
-    elif isinstance(method, methods.Kvaerno5):
-        why = "has dense output of order 3 only, and delayed states are read off it"
-    elif method.implicit and not method.adaptive:
-        why = "solves for its stages together, some of which would have to read states not known yet"
-    if why:
-        raise DelayMethodError(
-            f"method={method} {why}; a DDEProblem takes Tsit5, Dopri5, Dopri8, Vern7, Vern9, Bosh3, RK4 and the other"
-            f" explicit Runge-Kutta methods, and, where it is stiff, Rosenbrock23, Rodas5P or KenCarp4."
-        )

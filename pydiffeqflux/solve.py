@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import logging
 import math
 import numbers
@@ -19,9 +18,8 @@ from .backends import registry
 from .backends.backend import Problem, SolveOptions
 from .callbacks import Event, PresetTimeCallback
 from .controllers import PIDController
-from .dde_problem import DDEProblem, check_method
+from .dde_problem import DDEProblem
 from .errors import (
-    DelaySensitivityError,
     InvalidArgumentError,
     InvalidToleranceError,
     MassMatrixMethodError,
@@ -147,7 +145,8 @@ def solve(
     if isinstance(problem, SDEProblem):
         _check_stochastic(options)
     elif isinstance(problem, DDEProblem):
-        _check_delayed(problem, chosen, options, backend)
+        if per_sample:
+            raise UnsupportedError("per_sample=True with a DDEProblem: its rows share their steps; leave it out.")
     elif problem.mass_matrix is not None:
         _check_mass(problem, chosen, per_sample)
     if per_sample and not problem.batched:
@@ -227,8 +226,6 @@ def _method(method: Method | str | None, problem: Problem | None, backend: str) 
                 f"method={ordinary} is for an SDEProblem; {'a DDE' if isinstance(problem, DDEProblem) else 'an ODE'}"
                 f"Problem, which has no noise, takes Tsit5 and its like."
             )
-        if isinstance(problem, DDEProblem):
-            check_method(ordinary)
         return ordinary
     noise, interpretation = problem.noise, problem.interpretation
     chosen = sde_methods.default(noise, interpretation) if method is None else sde_methods.resolve(method)
@@ -255,34 +252,6 @@ def _check_stochastic(options: SolveOptions) -> None:
     for dose in options.doses:
         for point in dose.points():
             refuse_gradient(point, "the time of a callback")
-
-
-def _check_delayed(problem: DDEProblem, method: Method, options: SolveOptions, backend: str) -> None:
-    """What there is for other equations only."""
-    if options.per_sample:
-        raise UnsupportedError("per_sample=True with a DDEProblem: its rows share their steps; leave it out.")
-    exact = sensealgs.DiscreteAdjoint
-    if options.sensealg is not None and not (
-        isinstance(options.sensealg, exact) and options.sensealg.checkpoints is None
-    ):
-        raise DelaySensitivityError(
-            f"sensealg={options.sensealg} is for ODEs; a DDEProblem, whose steps need those behind them, has"
-            f" DiscreteAdjoint() without checkpoints."
-        )
-    constant = [lag.value for lag in problem.delays if lag.constant]
-    if method.adaptive or backend == "julia" or not constant:
-        return
-    if options.dt is not None:
-        longest, name = options.dt, f"dt={options.dt}"
-    else:
-        times = [problem.t0.value, *(options.saves.values if options.saves else ()), problem.t1.value]
-        longest = max(b - a for a, b in itertools.pairwise(times))
-        name = f"the longest of the steps between save times, {longest:.6g},"
-    if longest > min(constant) * (1 + 1e-9):
-        raise InvalidArgumentError(
-            f"{name} is longer than the shortest lag, {min(constant)}, and method={method} takes fixed steps, which"
-            f" read states from before their start only: give a dt up to that lag."
-        )
 
 
 def _tolerance(name: str, value: float | Tensor, problem: Problem | None) -> float | Tensor:

@@ -140,7 +140,9 @@ BAD = {
         lambda: solve(func=lambda t, y, past: nn.Linear(2, 2)(past)), DtypeError, TypeError, ("float64", "model.to(y0)")
     ),
     # -- the solve
-    "symplectic": Bad(lambda: solve("leapfrog"), DelayMethodError, NotImplementedError, ("leapfrog", "Tsit5")),
+    "symplectic": Bad(
+        lambda: solve("leapfrog", solving={"dt": 0.1}), DelayMethodError, NotImplementedError, ("leapfrog", "Tsit5")
+    ),
     "multistep": Bad(lambda: solve("qndf"), DelayMethodError, ValueError, ("method=qndf", "Rodas5P")),
     "predictor": Bad(
         lambda: solve("abm4", solving={"dt": 0.1}), DelayMethodError, NotImplementedError, ("method=abm4",)
@@ -206,6 +208,9 @@ BAD = {
     "model": Bad(lambda: layer(model=5), InvalidArgumentError, ValueError, ("model=5",)),
     "model's arguments": Bad(
         lambda: layer(model=lambda t, y, p, q: y), SignatureError, TypeError, ("4 required", "inputs='joined'")
+    ),
+    "a method as history": Bad(
+        lambda: layer(history="tsit5"), InvalidArgumentError, ValueError, ("history='tsit5'", "method='tsit5'")
     ),
     "inputs": Bad(lambda: layer(inputs="cat"), UnknownNameError, ValueError, ("inputs='cat'", "joined")),
     "layer's lag": Bad(lambda: layer(lags=[1.0, -1.0]), InvalidLagError, ValueError, ("lags[1]=-1.0",)),

@@ -10,6 +10,7 @@ module PyDiffEqFlux
 
 using ADTypes: AutoFiniteDiff
 using ChainRulesCore: ChainRulesCore, NoTangent, unthunk
+using DelayDiffEq: DelayDiffEq
 using DiffEqFlux: DiffEqFlux
 using LinearAlgebra: LinearAlgebra, BLAS
 using LuxCore: LuxCore
@@ -35,6 +36,7 @@ include("sensitivities.jl") # its gradient by the sensitivity equations
 include("layer.jl")         # a right-hand side as a layer of DiffEqFlux
 include("bridge.jl")        # what Python calls
 include("direct.jl")        # what it calls again and again, without any ado
+include("delay.jl")         # delay equations
 include("precompile.jl")    # what is compiled ahead of the first use
 
 end

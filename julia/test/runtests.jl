@@ -181,3 +181,51 @@ end
     end
     @test found ≈ expected rtol = 1.0e-5
 end
+
+@testset "delay equations" begin
+    # u' = -p0 u(t - lag), of memory that holds u and then u(t - lag).
+    side = """
+    function f(t, y, p, c, i, w, out)
+        out[0] = (-p[0]) * y[1]
+        return nothing
+    end
+    """
+    # A history p0 + p1 t.
+    before = """
+    function f(t, y, p, c, i, w, out)
+        out[0] = p[0] + p[1] * t
+        return nothing
+    end
+    """
+    exact(t, k, u, a) = t <= 1 ? u - k * a * t : exact(1, k, u, a) - k * (u * (t - 1) - k * a * (t - 1)^2 / 2)
+    limits = (; reltol = 1.0e-10, abstol = 1.0e-10, maxiters = 1000, tstops = Float64[])
+    saves, seeds = [0.5, 1.5, 2.0], [1.0 0.5 2.0]
+    for solver in ("Tsit5", "Vern7")
+        k = P.Kernels(Float64, 2, 1, 1, Float64[], Int64[])
+        P.add!(k, :f, side, 0)
+        d = P.Delayed(k, nothing, [1.0], 1, 0)
+        run = P.forward(
+            d, P.algorithm(solver), [1.0], [0.7, 1.2], 0.0, 2.0, saves; keep = "end", dense = false, limits...
+        )
+        @test vec(run.us) ≈ exact.(saves, 0.7, 1.0, 1.2) rtol = 1.0e-8
+        @test run.nf > 0
+        du0, dp = P.gradient(run, seeds)
+        loss(x) = sum(vec(seeds) .* exact.(saves, x[2], x[1], x[3]))
+        @test [du0; dp] ≈ ForwardDiff.gradient(loss, [1.0, 0.7, 1.2]) rtol = 1.0e-6
+    end
+    k = P.Kernels(Float64, 2, 1, 1, Float64[], Int64[])
+    h = P.Kernels(Float64, 1, 1, 2, Float64[], Int64[])
+    P.add!(k, :f, side, 0)
+    P.add!(h, :f, before, 0)
+    d = P.Delayed(k, h, [1.0], 1, 1)
+    run = P.forward(
+        d, P.algorithm("Tsit5"), [1.0], [0.7, 1.0, 0.3], 0.0, 1.0, Float64[]; keep = "steps", dense = true, limits...
+    )
+    out = zeros(1)
+    P.interpolate!(out, run, 0.5)
+    @test out[1] ≈ 1 - 0.7 * (0.5 + 0.3 * (0.125 - 0.5)) rtol = 1.0e-8
+    seeds = zeros(1, length(run.ts))
+    seeds[end] = 1
+    du0, dp = P.gradient(run, seeds)
+    @test [du0; dp] ≈ [1.0, -(1 - 0.3 / 2), -0.7, 0.7 / 2] rtol = 1.0e-6
+end

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..dde_problem import DDEProblem, LagLike, lags_of
-from ..errors import ShapeError, SignatureError, UnknownNameError
+from ..errors import InvalidArgumentError, ShapeError, SignatureError, UnknownNameError
 from ..methods import Method
 from ..problem import TimeLike
 from ..solution import Solution
@@ -94,6 +94,10 @@ class NeuralDDE(SolverLayer):
             for i, lag in enumerate(lags if isinstance(lags, tuple | list | nn.ModuleList) else [lags]):
                 setattr(self, f"lag{i}", lag)
         self.model = model
+        if isinstance(history, str | Method):
+            raise InvalidArgumentError(
+                f"history={history!r} is a method; after lags comes the history: give it as method={history!r}."
+            )
         self.history = history
         if inputs is not None and inputs not in INPUTS:
             raise UnknownNameError("inputs", inputs, INPUTS)

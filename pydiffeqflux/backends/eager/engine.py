@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ...dde_problem import DDEProblem
 from ...methods import Method
 from ...problem import ODEProblem
 from ...sensealg import DiscreteAdjoint
@@ -23,6 +24,10 @@ class EagerBackend:
 
     def solve(self, problem: Problem, method: Method, options: SolveOptions) -> Solution:
         began = time.perf_counter()
+        if isinstance(problem, DDEProblem):
+            from .delay.checks import check
+
+            check(problem, method, options)
         sensealg, reason = choose_sensealg(problem, method, options)
         tol = Tolerances(options.rtol, options.atol, options.norm or rms_norm)
         second_order = isinstance(sensealg, DiscreteAdjoint) and sensealg.second_order

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...controllers import PIDController
+from ...dde_problem import DDEProblem
 from ...errors import DenseOutputError, DtypeError, InvalidTimesError, UnsupportedError, UntraceableError
 from ...methods import Method
 from ...problem import ODEProblem, time_point, time_points
@@ -48,17 +49,12 @@ class JuliaBackend:
     def solve(self, problem: Problem, method: Method, options: SolveOptions) -> Solution:
         began = time.perf_counter()
         _require(problem, options)
-        assert isinstance(problem, ODEProblem)
-        tools = _Tools.of(session())
         rhs = Rhs(problem.func, problem.spec, problem.packed)
-        t0 = torch.scalar_tensor(problem.t0.value, dtype=problem.packed.dtype)
-        model = tools.model(problem, rhs, t0, options)
-        sensealg, reason = _sensealg(problem, model, options)
-        request = tools.request(problem, model, method, sensealg, options)
-        watch = None
-        if options.events:
-            watch = Watch(tools.session, tools.models, rhs, options.events, problem.t0.value, problem.packed)
-        stretches = Stretches(problem, rhs, request, options, watch)
+        if isinstance(problem, DDEProblem):
+            stretches, sensealg, reason = _delayed(problem, rhs, method, options)
+        else:
+            assert isinstance(problem, ODEProblem)
+            stretches, sensealg, reason = _ordinary(problem, rhs, method, options)
         solution, message = _run(problem, rhs, stretches, options)
         solution.stats = Stats(
             nf=stretches.nf,
@@ -68,7 +64,7 @@ class JuliaBackend:
             time=time.perf_counter() - began,
             backend=self.name,
             method=str(method),
-            sensealg="none" if sensealg is None else sensealg.name,
+            sensealg=sensealg,
             reason=reason,
         )
         if options.throw and not solution.status.ok:
@@ -77,10 +73,13 @@ class JuliaBackend:
         return solution
 
 
-def _run(problem: ODEProblem, rhs: Rhs, stretches: Stretches, options: SolveOptions) -> tuple[Solution, str]:
+def _run(
+    problem: ODEProblem | DDEProblem, rhs: Rhs, stretches: Stretches, options: SolveOptions
+) -> tuple[Solution, str]:
     """The solution, and what went wrong."""
     saves, runner = options.saves, stretches.run
-    if saves is not None and not options.events and not options.doses:  # the usual case: all there is is one stretch
+    # The usual case: all there is is one stretch.
+    if saves is not None and not options.events and not options.doses and isinstance(problem, ODEProblem):
         run, ys, y1 = stretches.whole()
         status, message = stretches.status(run)
         if status.ok:
@@ -93,6 +92,49 @@ def _run(problem: ODEProblem, rhs: Rhs, stretches: Stretches, options: SolveOpti
     states = got.states[-1] if got.states else problem.packed
     dense = _Dense(stretches, problem, states) if options.dense and stretches.runs else None
     return assemble(problem, options, got, status, dense), message
+
+
+def _ordinary(
+    problem: ODEProblem, rhs: Rhs, method: Method, options: SolveOptions
+) -> tuple[Stretches, str, str]:
+    """What solves an ordinary equation; the sensitivity algorithm's name, and why that one."""
+    tools = _Tools.of(session())
+    t0 = torch.scalar_tensor(problem.t0.value, dtype=problem.packed.dtype)
+    model = tools.model(problem, rhs, t0, options)
+    sensealg, reason = _sensealg(problem, model, options)
+    request = tools.request(problem, model, method, sensealg, options)
+    watch = None
+    if options.events:
+        watch = Watch(tools.session, tools.models, rhs, options.events, problem.t0.value, problem.packed)
+    stretches = Stretches(problem, rhs, request, options, watch)
+    return stretches, "none" if sensealg is None else sensealg.name, reason
+
+
+def _delayed(problem: DDEProblem, rhs: Rhs, method: Method, options: SolveOptions) -> tuple[Stretches, str, str]:
+    """The same for a delay equation."""
+    from . import delay  # most programs have none
+
+    delay.check(problem, options)
+    tools = _Tools.of(session())
+    solver = tools.solvers.get(method)
+    delay.check_solver(method, solver)
+    equation = delay.Equation(tools.session, tools.models, problem)
+    request = Request(
+        equation.model,
+        solver,
+        None,
+        problem.t0.value,
+        problem.t1.value,
+        () if options.saves is None else options.saves.values,
+        options.unsaved,
+        options.dense,
+        *_tolerances(problem.packed, options),
+        options.max_steps,
+        _stops(method, options),
+        _held(tools.session, _keywords(problem, method, options)),
+    )
+    stretches = delay.DelayedStretches(problem, rhs, equation, request, options)
+    return stretches, *delay.sensealg_for(equation, problem)
 
 
 class _Tools:
@@ -159,7 +201,6 @@ class _Tools:
                     f" only, not those that this algorithm follows; take GaussAdjoint() or ForwardSensitivity()."
                 )
             model.need(*sensitivity.needs)
-        keywords = _keywords(problem, method, options)
         return Request(
             model,
             solver,
@@ -172,17 +213,22 @@ class _Tools:
             *_tolerances(problem.packed, options),
             options.max_steps,
             _stops(method, options),
-            Held(self.session, self.session.call("bridge_options", keywords)) if keywords else None,
+            _held(self.session, _keywords(problem, method, options)),
         )
+
+
+def _held(session: Session, keywords: str) -> Held | None:
+    """Julia's number for further keyword arguments."""
+    return Held(session, session.call("bridge_options", keywords)) if keywords else None
 
 
 def _require(problem: Problem, options: SolveOptions) -> None:
     """Raise for what this backend does not do."""
-    if not isinstance(problem, ODEProblem):
+    if not isinstance(problem, ODEProblem | DDEProblem):
         raise UnsupportedError(
             f"a {type(problem).__name__} cannot be solved on backend='julia' yet: use backend='torch'."
         )
-    if problem.mass_matrix is not None:
+    if isinstance(problem, ODEProblem) and problem.mass_matrix is not None:
         raise UnsupportedError("a mass_matrix does not exist on backend='julia' yet: use backend='torch'.")
     y0 = problem.packed
     if y0.is_complex() or y0.dtype not in (torch.float32, torch.float64):
@@ -237,7 +283,7 @@ def _stops(method: Method, options: SolveOptions) -> tuple[float, ...]:
     return tuple(stops)
 
 
-def _keywords(problem: ODEProblem, method: Method, options: SolveOptions) -> str:
+def _keywords(problem: ODEProblem | DDEProblem, method: Method, options: SolveOptions) -> str:
     """What was asked for beyond the defaults, as Julia writes keyword arguments."""
     said = []
     span = problem.t1.value - problem.t0.value
@@ -260,7 +306,7 @@ def _keywords(problem: ODEProblem, method: Method, options: SolveOptions) -> str
 class _Dense:
     """``sol(t)``: a number or 0-dim tensor gives one state, a 1-D tensor or sequence several, time first."""
 
-    def __init__(self, stretches: Stretches, problem: ODEProblem, solved: Tensor):
+    def __init__(self, stretches: Stretches, problem: ODEProblem | DDEProblem, solved: Tensor):
         self._stretches, self._problem, self._solved = stretches, problem, solved
 
     def __call__(self, t: Any) -> State:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from ...dde_problem import DDEProblem
 from ...problem import ODEProblem, TimePoint
 from ...solution import Status
 from ..backend import SolveOptions
@@ -31,7 +32,14 @@ _STATUS = {
 class Stretches:
     """Solves the stretches of one problem, one after the other, and remembers their runs."""
 
-    def __init__(self, problem: ODEProblem, rhs: Rhs, request: Request, options: SolveOptions, watch: Watch | None):
+    def __init__(
+        self,
+        problem: ODEProblem | DDEProblem,
+        rhs: Rhs,
+        request: Request,
+        options: SolveOptions,
+        watch: Watch | None,
+    ):
         self.problem, self.rhs, self.request, self.options, self.watch = problem, rhs, request, options, watch
         self.constants = request.model.constants()
         self.runs: list[Run] = []

@@ -1,0 +1,202 @@
+# Delay equations with constant lags, by DelayDiffEq's method of steps, and their gradient by dual numbers through it.
+
+using SciMLSensitivity: ForwardDiff
+
+"""
+    Delayed(kernels, history, lags, n, order)
+
+A delay equation with `n` states. The `kernels` are a function of time and of the states one after the other: now, and
+at each of the `lags` before. `order` is that of the lowest derivative that jumps at the start: 0 where the history ends
+elsewhere than the state begins.
+
+Its parameters are those of `kernels` and then those of the `history`, a function of time (and of a number that it does
+not look at); or, where that is `nothing`, the state that held all the time before.
+"""
+struct Delayed{T}
+    kernels::Kernels{T}
+    history::Union{Nothing, Kernels{T}}
+    lags::Vector{Float64}
+    n::Int
+    order::Int
+end
+
+"The right-hand side of a `DDEFunction`."
+struct DelayedSide{T} <: Function
+    equation::Delayed{T}
+end
+
+function (r::DelayedSide)(du, u, h, p, t)
+    d = r.equation
+    past = Vector{kind(u, p, t)}(undef, d.n)
+    z = similar(past, d.n * (1 + length(d.lags)))
+    copyto!(z, 1, u, 1, d.n)
+    for (i, lag) in enumerate(d.lags)
+        h(past, p, t - lag)
+        copyto!(z, i * d.n + 1, past, 1, d.n)
+    end
+    RightHandSide(d.kernels)(du, z, view(p, 1:d.kernels.np), t)
+    return nothing
+end
+
+# Time is counted in Float64 whatever the states are, but where it carries a derivative.
+kind(u, p, t::Float64) = promote_type(eltype(u), eltype(p))
+kind(u, p, t) = promote_type(eltype(u), eltype(p), typeof(t))
+
+"The history as DelayDiffEq asks for it."
+struct Past{T} <: Function
+    equation::Delayed{T}
+end
+
+(h::Past)(p, t) = (out = Vector{kind(p, p, t)}(undef, h.equation.n); h(out, p, t); out)
+
+function (h::Past)(out, p, t)
+    d = h.equation
+    mine = view(p, (d.kernels.np + 1):length(p))
+    if d.history === nothing
+        copyto!(out, mine)
+    else
+        found = Vector{kind(mine, mine, t)}(undef, d.n)
+        RightHandSide(d.history)(found, zeros(eltype(p), 1), mine, t)
+        copyto!(out, found)
+    end
+    return nothing
+end
+
+"A finished solve; as [`Run`](@ref), but for the equation and what it was solved with."
+struct DelayedRun{T, S, A, O}
+    solution::S
+    equation::Delayed{T}
+    alg::A
+    p::Vector{T}
+    ts::Vector{Float64}
+    us::Matrix{T}
+    nf::Int
+    options::O
+end
+
+ddeproblem(d::Delayed, u0, t0, t1, p) = SciMLBase.DDEProblem{true}(
+    SciMLBase.DDEFunction{true, SciMLBase.FullSpecialize}(DelayedSide(d)), u0, Past(d), (t0, t1), p;
+    constant_lags = d.lags, order_discontinuity_t0 = d.order
+)
+
+"Solve a delay equation; the arguments are those of the other `forward`."
+function forward(
+        d::Delayed{T}, alg, u0::Vector{T}, p::Vector{T}, t0::Float64, t1::Float64, saves::Vector{Float64};
+        keep::String, dense::Bool, reltol, abstol, maxiters::Int, tstops::Vector{Float64}, extra...
+    ) where {T}
+    d.kernels.nf = 0
+    solver = DelayDiffEq.MethodOfSteps(alg)
+    everystep = dense || (isempty(saves) && keep == "steps")
+    # Where the right-hand side jumps the solution has a kink, which comes back a lag later.
+    kinks = [DelayDiffEq.Discontinuity(t, 1) for t in tstops]
+    options = (; reltol, abstol, maxiters, tstops, d_discontinuities = kinks, extra...)
+    solution = solve(
+        ddeproblem(d, u0, t0, t1, p), solver; saveat = everystep ? Float64[] : saves, save_everystep = everystep,
+        save_start = everystep || (!isempty(saves) && saves[1] == t0),
+        save_end = everystep || isempty(saves) || saves[end] == t1, dense, verbose = SILENT, options...
+    )
+    nf = d.kernels.nf
+    ts, us = collected(solution, saves, keep)
+    return DelayedRun(solution, d, solver, p, ts, us, nf, options)
+end
+
+interpolate!(out, run::DelayedRun, t::Float64) = (run.solution(out, t); nothing)
+
+"How many derivatives a dual number carries, unless the algorithm says: the same for all models, as Julia compiles the solver for each number anew."
+const DELAYED_CHUNK = 8
+
+"Marks the dual numbers of this file."
+struct ThroughDelays end
+
+"""
+    gradient(run, seeds, chunk)
+
+The gradient with respect to the initial state and the parameters, given its gradient with respect to the states that
+`run` returned: SciMLSensitivity's `ForwardDiffSensitivity`, the solver on dual numbers, with the same number of
+derivatives at a time for every model.
+"""
+function gradient(run::DelayedRun{T}, seeds::Matrix{T}, ::Val{chunk} = Val(DELAYED_CHUNK)) where {T, chunk}
+    D = ForwardDiff.Dual{ForwardDiff.Tag{ThroughDelays, T}, T, chunk}
+    d, (t0, _) = run.equation, run.solution.prob.tspan
+    values = [run.solution.prob.u0; run.p]
+    found = zeros(T, length(values))
+    for first in 1:chunk:length(values)
+        chosen = first:min(first + chunk - 1, length(values))
+        duals = D.(values)
+        for (slot, i) in enumerate(chosen)
+            duals[i] = D(values[i], ForwardDiff.Partials(ntuple(s -> T(s == slot), chunk)))
+        end
+        solution = solve(
+            ddeproblem(d, duals[1:d.n], t0, run.solution.t[end], duals[(d.n + 1):end]), run.alg; saveat = run.ts,
+            save_everystep = false, dense = false, save_start = run.ts[1] == t0,
+            save_end = run.ts[end] == run.solution.t[end], verbose = SILENT, run.options...
+        )
+        length(solution.u) == length(run.ts) || throw(ErrorException("the solver came to an end of its own on dual numbers"))
+        for (u, seed) in zip(solution.u, eachcol(seeds)), (x, s) in zip(u, seed)
+            for (slot, at) in enumerate(chosen)
+                found[at] += s * ForwardDiff.partials(x, slot)
+            end
+        end
+    end
+    return found[1:d.n], found[(d.n + 1):end]
+end
+
+# -- what Python calls; see bridge.jl --
+
+"A delay equation of compiled functions; `history` is zero where the state before the start is among the parameters."
+bridge_delayed(kernels::Int, history::Int, lags::Integer, nlags::Int, n::Int, order::Int) = hold(
+    Delayed(
+        HELD[kernels], history == 0 ? nothing : HELD[history], copy(array(Float64, lags, nlags)), n, order
+    )
+)
+
+"Solve it; returns the run's number, how many states it returned, and how it went."
+function bridge_delayed_solve(
+        equation::Int, alg::Int, y0::Integer, p::Integer, np::Int, t0::Float64, t1::Float64, saves::Integer, nsaves::Int,
+        keep::AbstractString, dense::Bool, rtol::Integer, atol::Integer, ntol::Int, maxiters::Int, stops::Integer,
+        nstops::Int, options::Int, last::Integer, constants::Integer...
+    )
+    setconstants!(HELD[equation], constants...)
+    return delayed_started(
+        HELD[equation], HELD[alg], y0, p, np, t0, t1, copy(array(Float64, saves, nsaves)), String(keep), dense,
+        tolerance(rtol, ntol), tolerance(atol, ntol), maxiters, copy(array(Float64, stops, nstops)),
+        options == 0 ? (;) : HELD[options], last
+    )
+end
+
+"The constants of the right-hand side, and of the history where that is a function."
+function setconstants!(d::Delayed, c::Integer, i::Integer, ofhistory::Integer...)
+    setconstants!(d.kernels, c, i)
+    d.history === nothing || setconstants!(d.history, ofhistory...)
+    return nothing
+end
+
+function delayed_started(
+        d::Delayed{T}, alg, y0, p, np, t0, t1, saves, keep, dense, reltol, abstol, maxiters, tstops, extra, last
+    ) where {T}
+    run = forward(
+        d, alg, copy(array(T, y0, d.n)), copy(array(T, p, np)), t0, t1, saves;
+        keep, dense, reltol, abstol, maxiters, tstops, extra...
+    )
+    ended = run.solution.u[end]
+    copyto!(array(T, last, d.n), ended)
+    stats = run.solution.stats
+    return (
+        hold(run), length(run.ts), Int(run.solution.retcode), Float64(run.solution.t[end]), run.nf, stats.naccept,
+        stats.nreject, all(isfinite, ended),
+    )
+end
+
+"Write the gradient with respect to the initial state and the parameters."
+function bridge_delayed_gradient(run::Int, seeds::Integer, du0::Integer, dp::Integer, chunk::Int, constants::Integer...)
+    setconstants!(HELD[run].equation, constants...)
+    delayed_pulled!(HELD[run], seeds, du0, dp, Val(chunk == 0 ? DELAYED_CHUNK : chunk))
+    return nothing
+end
+
+function delayed_pulled!(run::DelayedRun{T}, seeds, du0, dp, chunk) where {T}
+    to_u0, to_p = gradient(run, copy(array(T, seeds, size(run.us)...)), chunk)
+    copyto!(array(T, du0, length(to_u0)), to_u0)
+    copyto!(array(T, dp, length(to_p)), to_p)
+    return nothing
+end
