@@ -11,6 +11,7 @@ from typing import Any
 from .callbacks import Event, PresetTimeCallback
 from .compare import Comparison, compare
 from .controllers import IController, PIController, PIDController
+from .dae_problem import DAEProblem
 from .dynamical import SeparableField
 from .ensemble.problem import EnsembleProblem
 from .ensemble.solution import EnsembleSolution, EnsembleSummary
@@ -25,6 +26,7 @@ from .layers.hamiltonian import HamiltonianNN, SeparableHamiltonian
 from .layers.lagrangian import LagrangianNN
 from .layers.mass_matrix import NeuralMassMatrixODE
 from .layers.neural_cde import NeuralCDE
+from .layers.neural_dae import NeuralDAE
 from .layers.neural_ode import NeuralODE
 from .layers.neural_sde import NeuralDSDE, NeuralSDE
 from .layers.second_order import SecondOrderNeuralODE
@@ -120,6 +122,7 @@ __all__ = [
     "ChebyshevBasis",
     "Comparison",
     "CosBasis",
+    "DAEProblem",
     "DimMover",
     "DiscreteAdjoint",
     "Dopri5",
@@ -154,6 +157,7 @@ __all__ = [
     "Midpoint",
     "Milstein",
     "NeuralCDE",
+    "NeuralDAE",
     "NeuralDSDE",
     "NeuralMassMatrixODE",
     "NeuralODE",

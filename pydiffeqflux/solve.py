@@ -17,6 +17,7 @@ from .backends import registry
 from .backends.backend import SolveOptions
 from .callbacks import Event, PresetTimeCallback
 from .controllers import PIDController
+from .dae_problem import DAEProblem
 from .errors import (
     InvalidArgumentError,
     InvalidToleranceError,
@@ -34,11 +35,12 @@ from .solution import Solution
 
 log = logging.getLogger("pydiffeqflux")
 
+AnyProblem = ODEProblem | SDEProblem | DAEProblem
 EventLike = Event | Callable[[Tensor, Any], Tensor]
 
 
 def solve(
-    problem: ODEProblem | SDEProblem,
+    problem: AnyProblem,
     method: Method | str | None = None,
     *,
     saveat: Tensor | Sequence[TimeLike] | float | None = None,
@@ -72,9 +74,9 @@ def solve(
     Args:
         problem: what to solve; an :class:`SDEProblem` takes the methods of ``sde_methods``, no events, and no
             ``per_sample``, and its steps end at the save times (between them ``sol(t)`` is a straight line).
-        method: a method object or its name; where None, Tsit5 (with a mass matrix Rodas5P; for an
-            :class:`SDEProblem` SOSRI, SOSRA, or, on Stratonovich equations, Heun's; on general noise in Ito's sense
-            EM, which needs ``dt``).
+        method: a method object or its name; where None, Tsit5 (with a mass matrix Rodas5P; for a
+            :class:`DAEProblem` QNDF; for an :class:`SDEProblem` SOSRI, SOSRA, or, on Stratonovich equations, Heun's;
+            on general noise in Ito's sense EM, which needs ``dt``).
         saveat: the times to return, monotonic within the span; a single number is a spacing. None returns
             every step (``save_everystep=True``) or the end only.
         rtol, atol: relative and absolute tolerance per entry of the state (tensors may broadcast).
@@ -120,10 +122,10 @@ def solve(
     """
     if unknown:
         raise UnknownOptionError("solve", next(iter(unknown)), OPTIONS)
-    if not isinstance(problem, ODEProblem | SDEProblem):
+    if not isinstance(problem, AnyProblem):
         raise InvalidArgumentError(
-            f"problem is a {type(problem).__name__}; give an ODEProblem(func, y0, t_span) or an SDEProblem (an"
-            f" EnsembleProblem goes into solve_ensemble)."
+            f"problem is a {type(problem).__name__}; give an ODEProblem(func, y0, t_span), an SDEProblem or a"
+            f" DAEProblem (an EnsembleProblem goes into solve_ensemble)."
         )
     chosen = _method(method, problem, backend)
     options = SolveOptions(
@@ -160,6 +162,8 @@ def solve(
         )
     if isinstance(problem, SDEProblem):
         _check_stochastic(options)
+    elif isinstance(problem, DAEProblem):
+        _check_implicit(chosen, options)
     elif problem.mass_matrix is not None:
         _check_mass(problem, chosen, per_sample)
     if per_sample and not problem.batched:
@@ -176,7 +180,9 @@ def solve(
 OPTIONS = tuple(p.name for p in inspect.signature(solve).parameters.values() if p.kind is p.KEYWORD_ONLY)
 
 
-def _method(method: Method | str | None, problem: ODEProblem | SDEProblem, backend: str) -> Method:
+def _method(method: Method | str | None, problem: AnyProblem, backend: str) -> Method:
+    if isinstance(problem, DAEProblem):
+        return methods.resolve("qndf" if method is None else method, backend)
     if isinstance(problem, ODEProblem):
         default = "tsit5" if problem.mass_matrix is None else "rodas5p"
         ordinary = methods.resolve(default if method is None else method, backend)
@@ -212,7 +218,7 @@ def _check_stochastic(options: SolveOptions) -> None:
             refuse_gradient(point, "the time of a callback")
 
 
-def _tolerance(name: str, value: float | Tensor, problem: ODEProblem | SDEProblem) -> float | Tensor:
+def _tolerance(name: str, value: float | Tensor, problem: AnyProblem) -> float | Tensor:
     if not isinstance(value, Tensor):
         if not _is_number(value) or not math.isfinite(value) or value < 0:
             raise InvalidToleranceError(f"{name}={value!r} must be a finite number >= 0 (or a tensor of such).")
@@ -307,6 +313,26 @@ def _check_mass(problem: ODEProblem, method: Method, per_sample: bool) -> None:
         raise MassMatrixMethodError(
             "per_sample=True with a mass_matrix does not exist: leave it out; with batched=True each row still has a"
             " small Jacobian of its own."
+        )
+
+
+def _check_implicit(method: Method, options: SolveOptions) -> None:
+    """What there is for explicit equations only.
+
+    Raises:
+        MassMatrixMethodError, UnsupportedError: for the method and the options.
+    """
+    if not isinstance(method, methods.QNDF | methods.SciMLMethod):
+        raise MassMatrixMethodError(
+            f"method={method} cannot solve a DAEProblem, whose equations are implicit in dy/dt: use 'qndf' (or write"
+            f" them as M dy/dt = f, an ODEProblem with a mass_matrix)."
+        )
+    if options.per_sample:
+        raise UnsupportedError("per_sample=True with a DAEProblem: its rows share their steps; leave it out.")
+    if options.sensealg is not None and not isinstance(options.sensealg, sensealgs.DiscreteAdjoint):
+        raise UnsupportedError(
+            f"sensealg={options.sensealg.name} with a DAEProblem does not exist: use DiscreteAdjoint(), or an"
+            f" ODEProblem with a mass_matrix."
         )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..callbacks import Event, PresetTimeCallback
 from ..controllers import PIDController
+from ..dae_problem import DAEProblem
 from ..methods import Method
 from ..problem import ODEProblem, SaveTimes
 from ..sde_problem import SDEProblem
@@ -17,7 +18,7 @@ from ..sensealg import SenseAlg
 from ..solution import Solution
 
 #: What a backend may be asked to solve.
-Problem = ODEProblem | SDEProblem
+Problem = ODEProblem | SDEProblem | DAEProblem
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from .. import sensealg as sensealgs
+from ..dae_problem import DAEProblem
 from ..errors import InvalidArgumentError, UnknownOptionError
 from ..methods import Method, resolve
 from ..problem import ODEProblem, TimeLike, span_ends
@@ -75,7 +76,7 @@ class SolverLayer(nn.Module):
         t_span = options.pop("t_span", self.t_span)
         return self.solve_problem(ODEProblem(rhs, y0, t_span, batched=self.batched), **options)
 
-    def solve_problem(self, problem: ODEProblem, **options: Any) -> Solution:
+    def solve_problem(self, problem: ODEProblem | DAEProblem, **options: Any) -> Solution:
         """The :class:`Solution` of ``problem``, with this layer's options under ``options``."""
         kept = {name: getattr(self, name) for name in ("saveat", "rtol", "atol", "sensealg", "backend")}
         return solve(problem, self.method, **{**kept, **self.options, **options})
@@ -84,7 +85,7 @@ class SolverLayer(nn.Module):
         """What a layer's ``forward`` returns: the final state, or the states at ``saveat``, time first."""
         return self._returned(self.solve_rhs(rhs, y0, **{**_LEAN, **self.options, **options}))
 
-    def states_of(self, problem: ODEProblem) -> State:
+    def states_of(self, problem: ODEProblem | DAEProblem) -> State:
         """The same for a whole problem."""
         return self._returned(self.solve_problem(problem, **{**_LEAN, **self.options}))
 
