@@ -11,6 +11,7 @@ from typing import Any
 from .callbacks import Event, PresetTimeCallback
 from .compare import Comparison, compare
 from .controllers import IController, PIController, PIDController
+from .dae_problem import DAEProblem
 from .dde_problem import DDEProblem
 from .dynamical import SeparableField
 from .ensemble.problem import EnsembleProblem
@@ -26,6 +27,7 @@ from .layers.hamiltonian import HamiltonianNN, SeparableHamiltonian
 from .layers.lagrangian import LagrangianNN
 from .layers.mass_matrix import NeuralMassMatrixODE
 from .layers.neural_cde import NeuralCDE
+from .layers.neural_dae import NeuralDAE
 from .layers.neural_dde import NeuralDDE
 from .layers.neural_ode import NeuralODE
 from .layers.neural_sde import NeuralDSDE, NeuralSDE
@@ -127,6 +129,7 @@ __all__ = [
     "Comparison",
     "CosBasis",
     "DDEProblem",
+    "DAEProblem",
     "DimMover",
     "DiscreteAdjoint",
     "Dopri5",
@@ -164,6 +167,7 @@ __all__ = [
     "Milstein",
     "NeuralCDE",
     "NeuralDDE",
+    "NeuralDAE",
     "NeuralDSDE",
     "NeuralMassMatrixODE",
     "NeuralODE",

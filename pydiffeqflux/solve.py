@@ -18,6 +18,7 @@ from .backends import registry
 from .backends.backend import Problem, SolveOptions
 from .callbacks import Event, PresetTimeCallback
 from .controllers import PIDController
+from .dae_problem import DAEProblem
 from .dde_problem import DDEProblem
 from .errors import (
     InvalidArgumentError,
@@ -41,7 +42,7 @@ EventLike = Event | Callable[[Tensor, Any], Tensor]
 
 
 def solve(
-    problem: ODEProblem | SDEProblem | DDEProblem,
+    problem: Problem,
     method: Method | str | None = None,
     *,
     saveat: Tensor | Sequence[TimeLike] | float | None = None,
@@ -75,9 +76,9 @@ def solve(
     Args:
         problem: what to solve; an :class:`SDEProblem` takes the methods of ``sde_methods``, no events, and no
             ``per_sample``, and its steps end at the save times (between them ``sol(t)`` is a straight line).
-        method: a method object or its name; where None, Tsit5 (with a mass matrix Rodas5P; for an
-            :class:`SDEProblem` SOSRI, SOSRA, or, on Stratonovich equations, Heun's; on general noise in Ito's sense
-            EM, which needs ``dt``).
+        method: a method object or its name; where None, Tsit5 (with a mass matrix Rodas5P; for a
+            :class:`DAEProblem` QNDF; for an :class:`SDEProblem` SOSRI, SOSRA, or, on Stratonovich equations, Heun's;
+            on general noise in Ito's sense EM, which needs ``dt``).
         saveat: the times to return, monotonic within the span; a single number is a spacing. None returns
             every step (``save_everystep=True``) or the end only.
         rtol, atol: relative and absolute tolerance per entry of the state (tensors may broadcast).
@@ -123,10 +124,10 @@ def solve(
     """
     if unknown:
         raise UnknownOptionError("solve", next(iter(unknown)), OPTIONS)
-    if not isinstance(problem, ODEProblem | SDEProblem | DDEProblem):
+    if not isinstance(problem, Problem):
         raise InvalidArgumentError(
-            f"problem is a {type(problem).__name__}; give an ODEProblem(func, y0, t_span), an SDEProblem or a"
-            f" DDEProblem (an EnsembleProblem goes into solve_ensemble)."
+            f"problem is a {type(problem).__name__}; give an ODEProblem(func, y0, t_span), an SDEProblem, a DDEProblem"
+            f" or a DAEProblem (an EnsembleProblem goes into solve_ensemble)."
         )
     given = (
         method, backend, rtol, atol, sensealg, max_steps, event, callbacks, progress, dt, dt_min, dt_max, tstops,
@@ -147,6 +148,8 @@ def solve(
     elif isinstance(problem, DDEProblem):
         if per_sample:
             raise UnsupportedError("per_sample=True with a DDEProblem: its rows share their steps; leave it out.")
+    elif isinstance(problem, DAEProblem):
+        _check_implicit(chosen, options)
     elif problem.mass_matrix is not None:
         _check_mass(problem, chosen, per_sample)
     if per_sample and not problem.batched:
@@ -218,6 +221,8 @@ OPTIONS = tuple(p.name for p in inspect.signature(solve).parameters.values() if 
 
 
 def _method(method: Method | str | None, problem: Problem | None, backend: str) -> Method:
+    if isinstance(problem, DAEProblem):
+        return methods.resolve("qndf" if method is None else method, backend)
     if not isinstance(problem, SDEProblem):
         stiff = isinstance(problem, ODEProblem) and problem.mass_matrix is not None
         ordinary = methods.resolve(("rodas5p" if stiff else "tsit5") if method is None else method, backend)
@@ -350,6 +355,26 @@ def _check_mass(problem: ODEProblem, method: Method, per_sample: bool) -> None:
         raise MassMatrixMethodError(
             "per_sample=True with a mass_matrix does not exist: leave it out; with batched=True each row still has a"
             " small Jacobian of its own."
+        )
+
+
+def _check_implicit(method: Method, options: SolveOptions) -> None:
+    """What there is for explicit equations only.
+
+    Raises:
+        MassMatrixMethodError, UnsupportedError: for the method and the options.
+    """
+    if not isinstance(method, methods.QNDF | methods.SciMLMethod):
+        raise MassMatrixMethodError(
+            f"method={method} cannot solve a DAEProblem, whose equations are implicit in dy/dt: use 'qndf' (or write"
+            f" them as M dy/dt = f, an ODEProblem with a mass_matrix)."
+        )
+    if options.per_sample:
+        raise UnsupportedError("per_sample=True with a DAEProblem: its rows share their steps; leave it out.")
+    if options.sensealg is not None and not isinstance(options.sensealg, sensealgs.DiscreteAdjoint):
+        raise UnsupportedError(
+            f"sensealg={options.sensealg.name} with a DAEProblem does not exist: use DiscreteAdjoint(), or an"
+            f" ODEProblem with a mass_matrix."
         )
 
 

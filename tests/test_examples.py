@@ -119,6 +119,15 @@ def test_lynx_and_hare_are_followed(example: ModuleType, tmp_path: Path) -> None
     check_picture(outcome.picture)
 
 
+@pytest.mark.parametrize("example", ["rober_mass_matrix"], indirect=True)
+def test_robertsons_rates_are_found_under_the_conservation_law(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    assert outcome.violation < 1e-13
+    assert outcome.losses[-1] < 0.6 * outcome.losses[0]  # twelve iterations; the full 200 are another matter
+    assert torch.allclose(outcome.data.sum(1), torch.ones(25, dtype=torch.float64), atol=1e-13)
+    check_picture(outcome.picture)
+
+
 @pytest.mark.parametrize("example", ["multiple_shooting"], indirect=True)
 def test_groups_find_what_one_solve_does_not(example: ModuleType, tmp_path: Path) -> None:
     outcome = example.main(tmp_path, quick=True)

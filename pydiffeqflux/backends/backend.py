@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..callbacks import Event, PresetTimeCallback
 from ..controllers import PIDController
+from ..dae_problem import DAEProblem
 from ..dde_problem import DDEProblem
 from ..methods import Method
 from ..problem import ODEProblem, SaveTimes
@@ -18,7 +19,7 @@ from ..sensealg import SenseAlg
 from ..solution import Solution
 
 #: What a backend may be asked to solve.
-Problem = ODEProblem | SDEProblem | DDEProblem
+Problem = ODEProblem | SDEProblem | DDEProblem | DAEProblem
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,15 @@ class EnsembleSummary:
         levels: which quantiles.
         quantiles: for each of them ``(T, *state)``.
         count: trajectories that are in it.
+
+    Example:
+        >>> import dataclasses, torch, pydiffeqflux as pdf
+        >>> still = pdf.ODEProblem(lambda t, y: 0 * y, torch.ones(1), (0.0, 1.0))
+        >>> vary = lambda problem, i: dataclasses.replace(problem, y0=torch.tensor([float(i)]))
+        >>> sols = pdf.solve_ensemble(pdf.EnsembleProblem(still, vary), trajectories=5, saveat=[1.0])
+        >>> summary = sols.summary((0.0, 0.5))
+        >>> summary.mean.item(), summary.var.item(), summary.quantiles[1].item()
+        (2.0, 2.5, 2.0)
     """
 
     ts: Tensor

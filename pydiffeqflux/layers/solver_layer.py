@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from .. import sensealg as sensealgs
+from ..dae_problem import DAEProblem
 from ..dde_problem import DDEProblem
 from ..errors import InvalidArgumentError, UnknownOptionError
 from ..methods import Method, resolve
@@ -16,6 +17,9 @@ from ..sensealg import SenseAlg
 from ..solution import Solution
 from ..solve import OPTIONS, solve
 from ..state import State, map_state
+
+#: A layer returns states and keeps nothing else.
+LEAN = {"dense": False, "save_everystep": False}
 
 
 class SolverLayer(nn.Module):
@@ -70,17 +74,26 @@ class SolverLayer(nn.Module):
 
     def solve_rhs(self, rhs: Callable[[Any, Any], Any], y0: State, **options: Any) -> Solution:
         """The :class:`Solution` of ``dy/dt = rhs(t, y)`` from ``y0``, with this layer's options under ``options``."""
-        kept = {name: getattr(self, name) for name in ("saveat", "rtol", "atol", "sensealg", "backend")}
-        together = {**kept, **self.options, **options}
-        return solve(self.problem(rhs, y0, together.pop("t_span", self.t_span)), self.method, **together)
+        t_span = {**self.options, **options}.get("t_span", self.t_span)
+        return self.solve_problem(self.problem(rhs, y0, t_span), **options)
 
     def problem(self, rhs: Callable[..., Any], y0: State, t_span: Any) -> ODEProblem | DDEProblem:
         """What is solved for a right-hand side and an initial state."""
         return ODEProblem(rhs, y0, t_span, batched=self.batched)
 
+    def solve_problem(self, problem: ODEProblem | DDEProblem | DAEProblem, **options: Any) -> Solution:
+        """The :class:`Solution` of ``problem``, with this layer's options under ``options``."""
+        kept = {name: getattr(self, name) for name in ("saveat", "rtol", "atol", "sensealg", "backend")}
+        together = {**kept, **self.options, **options}
+        together.pop("t_span", None)
+        return solve(problem, self.method, **together)
+
     def states(self, rhs: Callable[[Any, Any], Any], y0: State, **options: Any) -> State:
         """What a layer's ``forward`` returns: the final state, or the states at ``saveat``, time first."""
-        sol = self.solve_rhs(rhs, y0, **{"dense": False, "save_everystep": False, **self.options, **options})
+        return self.returned(self.solve_rhs(rhs, y0, **{**LEAN, **self.options, **options}))
+
+    def returned(self, sol: Solution) -> State:
+        """Of a solution, what ``forward`` returns."""
         return sol.ys if self.saveat is not None else final_state(sol)
 
     def extra_repr(self) -> str:

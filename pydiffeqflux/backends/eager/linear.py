@@ -76,13 +76,35 @@ def jacobian(rhs: Rhs, t: Scalar, y: Tensor, *, batched: bool, with_time: bool =
         known: Linearised = rhs.linearise(t, y, batched, with_time)
         known.leading = rhs.leading if known.leading is None else known.leading
         return known
+    found = differentiate(rhs, rhs.evaluate, t, y, batched=batched, with_time=with_time)
+    found.leading = rhs.leading
+    return found
+
+
+def differentiate(
+    rhs: Rhs, function: Callable[[Tensor, Tensor], Tensor], t: Scalar, y: Tensor, *, batched: bool, with_time: bool
+) -> Linearised:
+    """The value and derivatives of a state-shaped ``function`` of ``rhs``, in the way that ``rhs`` admits."""
     time, columns = rhs.time(t), to_columns(y, batched)
 
     def field(time: Tensor, columns: Tensor) -> Tensor:
-        return to_columns(rhs.evaluate(time, from_columns(columns, y)), batched)
+        return to_columns(function(time, from_columns(columns, y)), batched)
 
     f, dfdy, dfdt = _first_that_works(rhs, field, time, columns, with_time)
-    return Linearised(from_columns(f, y), dfdy, None if dfdt is None else from_columns(dfdt, y), rhs.leading)
+    return Linearised(from_columns(f, y), dfdy, None if dfdt is None else from_columns(dfdt, y))
+
+
+def stage_jacobian(rhs: Rhs, t: Scalar, y: Tensor, x: Tensor, h: Scalar, *, batched: bool) -> Linearised:
+    """As :func:`jacobian`, at a point where the derivative of the solution is ``x / h``."""
+    if rhs.linearise_implicit is None:
+        return jacobian(rhs, t, y, batched=batched)
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False), torch.no_grad():
+            t = t.clone() if isinstance(t, Tensor) else t
+            return stage_jacobian(rhs, t, y.clone(), x.clone(), h, batched=batched)
+    rhs.njac += 1
+    found: Linearised = rhs.linearise_implicit(t, y, x / h, batched)
+    return found
 
 
 Field = Callable[[Tensor, Tensor], Tensor]

@@ -79,19 +79,26 @@ def _left_null_space(matrix: Tensor, like: Tensor) -> Tensor | None:
 
 
 @torch.no_grad()
+def is_singular(matrix: Tensor) -> bool:
+    """Whether it has no inverse (one of a batch has none), in units that make rows and columns comparable.
+
+    NaN, of a state that is not finite, is somebody else's error.
+    """
+    tiny = torch.finfo(matrix.dtype).tiny
+    scaled = matrix / matrix.abs().amax(-1, keepdim=True).clamp_min(tiny)
+    scaled = scaled / scaled.abs().amax(-2, keepdim=True).clamp_min(tiny)
+    values = torch.linalg.svdvals(scaled)
+    condition = to_float((values[..., 0] / values[..., -1]).max())
+    return condition * values.shape[-1] * torch.finfo(matrix.dtype).eps > 1.0
+
+
 def check_index(pencil: Tensor, t: float) -> None:
     """Whether the algebraic equations determine the algebraic variables.
 
     Raises:
-        HighIndexError: K is singular (in units that make its rows and columns comparable).
+        HighIndexError: K is singular.
     """
-    tiny = torch.finfo(pencil.dtype).tiny
-    scaled = pencil / pencil.abs().amax(-1, keepdim=True).clamp_min(tiny)
-    scaled = scaled / scaled.abs().amax(-2, keepdim=True).clamp_min(tiny)
-    values = torch.linalg.svdvals(scaled)
-    condition = to_float((values[..., 0] / values[..., -1]).max())
-    # (NaN, of a state that is not finite, is somebody else's error.)
-    if condition * values.shape[-1] * torch.finfo(pencil.dtype).eps > 1.0:
+    if is_singular(pencil):
         raise HighIndexError(
             f"at t={t:.6g} the algebraic equations do not determine the algebraic variables: the matrix M + P df/dy is"
             f" singular, so the index of the problem is above 1. Replace constraints by their derivatives in time"

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...errors import GradientError
 from ...tracking import forwarding_twice
 from .convergence import NewtonSettings as NewtonSettings
-from .linear import Factored, Flags, Linearised, factorise, from_columns, jacobian, per_row, to_columns
+from .linear import Factored, Flags, Linearised, factorise, from_columns, per_row, stage_jacobian, to_columns
 from .rhs import Rhs
 from .stepper import Scalar
 
@@ -77,7 +77,7 @@ def attach_gradient(
     refuse_forward_twice()
     x = x.detach()
     with torch.no_grad():
-        here = jacobian(rhs, t, base + x, batched=batched)
+        here = stage_jacobian(rhs, t, base + x, x, h, batched=batched)
         w = factorise(here.dfdy, h, batched=batched, leading=here.leading)
 
     def residual(x: Tensor) -> Tensor:

@@ -38,6 +38,8 @@ class Rhs:
         self.mass: Any = None
         #: Replaces the general Jacobian where a better one is known (the adjoint equation's).
         self.linearise: Callable[[Scalar, Tensor, bool, bool], Any] | None = None
+        #: Of an implicit equation, whose derivatives depend on dy/dt too: its Jacobians at ``(t, y, dy)``.
+        self.linearise_implicit: Callable[[Scalar, Tensor, Tensor, bool], Any] | None = None
         self._checked = False
         self._inside: tuple[float, float] | None = None
         self._made: tuple[Tensor | None, float] = None, 0.0

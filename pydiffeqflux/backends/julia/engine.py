@@ -49,11 +49,11 @@ class JuliaBackend:
     def solve(self, problem: Problem, method: Method, options: SolveOptions) -> Solution:
         began = time.perf_counter()
         _require(problem, options)
+        assert isinstance(problem, ODEProblem | DDEProblem)
         rhs = Rhs(problem.func, problem.spec, problem.packed)
         if isinstance(problem, DDEProblem):
             stretches, sensealg, reason = _delayed(problem, rhs, method, options)
         else:
-            assert isinstance(problem, ODEProblem)
             stretches, sensealg, reason = _ordinary(problem, rhs, method, options)
         solution, message = _run(problem, rhs, stretches, options)
         solution.stats = Stats(

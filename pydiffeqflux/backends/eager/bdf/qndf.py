@@ -17,7 +17,7 @@ from ....tracking import recording
 from ..control import Tolerances, to_float
 from ..convergence import NewtonSettings
 from ..dense import Interpolant
-from ..linear import Factored, factorise, jacobian
+from ..linear import Factored, factorise, stage_jacobian
 from ..newton import Solved, attach_gradient, solve_stage
 from ..rhs import Rhs
 from ..stepper import Scalar, Step
@@ -139,7 +139,7 @@ class Qndf:
             solved = solve_stage(rhs, t, base, h, guess, frozen.w, self._settings)
             if solved.converged:
                 return solved, frozen
-        here = jacobian(rhs, t, base + guess, batched=self.batched)
+        here = stage_jacobian(rhs, t, base + guess, guess, h, batched=self.batched)
         w = factorise(here.dfdy, h, batched=self.batched, leading=here.leading)
         frozen = Frozen(here.dfdy, w, h, here.leading)
         return solve_stage(rhs, t, base, h, guess, frozen.w, self._settings), frozen

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ....dae_problem import DAEProblem
 from ....errors import InvalidArgumentError, ShapeError
 from ....methods import Method
 from ....problem import ODEProblem
 from ....sde_methods import SDEMethod
 from ....sde_problem import SDEProblem
 from ...backend import Problem, SolveOptions
+from ..implicit_rhs import implicit_rhs
 from ..mass import mass_rhs
 from ..rhs import Rhs
 from ..stepper import Stepper
@@ -22,6 +24,8 @@ def equation_of(problem: Problem, method: Method, options: SolveOptions) -> Rhs:
         if problem.mass_matrix is not None:
             return mass_rhs(problem, options)
         return Rhs(problem.func, problem.spec, problem.packed)
+    if isinstance(problem, DAEProblem):
+        return implicit_rhs(problem, options)
     assert isinstance(problem, SDEProblem) and isinstance(method, SDEMethod)
     sde = Sde(problem.drift, problem.diffusion, problem.packed, problem.noise, problem.interpretation)
     sde.path = _path(sde, problem, method, options)
