@@ -32,7 +32,7 @@ const WORDS = (
 """
     home(T)
 
-A module of its own for the emitted functions of one right-hand side, with `T` (the dtype) and the words that they use.
+A module of its own for an emitted function, with `T` (the dtype) and the words that they use.
 """
 function home(::Type{T}) where {T}
     place = Module(:Emitted)
@@ -51,11 +51,17 @@ const ARGUMENTS = (
     jac = (:t, :y, :p, :c, :i, :w, :J, :ft),
 )
 
-"""
-    define!(place, name, source)
+# Compiled code is never freed: a right-hand side that is traced again gets what it had before.
+const COMPILED = Dict{Tuple{DataType, Symbol, String}, Tuple{Any, Ptr{Cvoid}}}()
 
-Compile one emitted function and return a pointer to it, to be called with plain pointers.
 """
+    compiled(T, name, source)
+
+An emitted function, compiled, and a pointer to it that is called with plain pointers.
+"""
+compiled(::Type{T}, name::Symbol, source::AbstractString) where {T} =
+    get!(() -> define!(home(T), name, source), COMPILED, (T, name, String(source)))
+
 function define!(place::Module, name::Symbol, source::AbstractString)
     include_string(place, source, string(name, ".jl"))
     arguments = ARGUMENTS[name]
@@ -65,5 +71,6 @@ function define!(place::Module, name::Symbol, source::AbstractString)
     passed = [a === :t ? :(T(t)) : :(Flat($a)) for a in arguments]
     typed = [:($a::$S) for (a, S) in zip(arguments, types)]
     Core.eval(place, :(function $entry($(typed...)); $name($(passed...)); return nothing; end))
-    return Core.eval(place, :(@cfunction($entry, Cvoid, ($(types...),))))::Ptr{Cvoid}
+    pointer = Core.eval(place, :(@cfunction($entry, Cvoid, ($(types...),))))::Ptr{Cvoid}
+    return Core.eval(place, name), pointer
 end

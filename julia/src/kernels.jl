@@ -24,14 +24,14 @@ mutable struct Kernels{T}
     jac::Ptr{Cvoid}
     nf::Int
     njac::Int
-    # Where emitted code is evaluated; made with the first of it.
-    home::Union{Nothing, Module}
+    # The emitted functions themselves, for numbers that are not plain.
+    const emitted::Dict{Symbol, Any}
 end
 
 function Kernels(::Type{T}, n::Int, m::Int, np::Int, c::Vector{T}, i::Vector{Int64}) where {T}
     return Kernels{T}(
         n, m, np, c, i, T[], zeros(T, n), zeros(T, np), zeros(T, 1), T[], zeros(T, n),
-        C_NULL, C_NULL, C_NULL, C_NULL, 0, 0, nothing
+        C_NULL, C_NULL, C_NULL, C_NULL, 0, 0, Dict{Symbol, Any}()
     )
 end
 
@@ -42,8 +42,8 @@ Compile one of the functions `f`, `vjp`, `vjp_y`, `jac` from its source.
 """
 function add!(k::Kernels{T}, name::Symbol, source::AbstractString, workspace::Int) where {T}
     length(k.w) < workspace && (k.w = zeros(T, workspace))
-    k.home === nothing && (k.home = home(T))
-    return point!(k, name, define!(k.home, name, source))
+    k.emitted[name], pointer = compiled(T, name, source)
+    return point!(k, name, pointer)
 end
 
 "Let one of the functions be the code at an address."
@@ -143,11 +143,10 @@ end
 "Run an emitted function on numbers of any kind; `outs` are its results."
 function generic(k::Kernels{T}, name::Symbol, u, p, t, outs...) where {T}
     givenup()
-    k.home === nothing && throw(ArgumentError("the right-hand side stays in Python, which takes plain numbers only"))
+    haskey(k.emitted, name) || throw(ArgumentError("the right-hand side stays in Python, which takes plain numbers only"))
     w = Vector{Base.promote_op(*, eltype(u), eltype(p), T, typeof(t))}(undef, length(k.w))
-    emitted = Base.invokelatest(getfield, k.home, name)
     when = t isa AbstractFloat ? T(t) : t
-    Base.invokelatest(emitted, when, map(Shifted, (u, p, k.c, k.i, w, outs...))...)
+    Base.invokelatest(k.emitted[name], when, map(Shifted, (u, p, k.c, k.i, w, outs...))...)
     return nothing
 end
 
@@ -161,13 +160,16 @@ struct PullParameters{T} <: Function
 end
 (r::PullParameters{T})(Jv, v, u, p, t) where {T} = pull!(r.kernels.gy, Jv, r.kernels.gt, r.kernels, v, u, p, t)
 
+# An adjoint looks at the solution at a time of 64 bits, and a state of 32 bits comes out of that in 64.
+const Plain = Union{Float32, Float64}
+
 struct Jacobian{T} <: Function
     kernels::Kernels{T}
 end
-function (r::Jacobian{T})(J, u::Memory1{T}, p::Memory1{T}, t) where {T}
+function (r::Jacobian{T})(J, u::StridedVector{<:Plain}, p::Memory1{T}, t) where {T}
     k = r.kernels
     k.njac += 1
-    jacobian!(k, u, p, t)
+    jacobian!(k, convert(Vector{T}, u), p, t)
     # Emitted code writes by rows.
     J .= transpose(reshape(k.J, k.n, k.n))
     return nothing

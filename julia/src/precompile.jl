@@ -71,6 +71,9 @@ end
         exercise(Float64, "Tsit5", "InterpolatingAdjoint")
         exercise(Float64, "Tsit5", "BacksolveAdjoint")
         exercise(Float64, "Tsit5", "QuadratureAdjoint")
-        exercise(Float64, "Rodas5P", "GaussAdjoint")
+        for T in (Float32, Float64)
+            exercise(T, "Rodas5P", "GaussAdjoint")
+        end
+        exercise(Float64, "FBDF", "GaussAdjoint")
     end
 end
