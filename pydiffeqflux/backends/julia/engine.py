@@ -249,11 +249,10 @@ def _keywords(problem: ODEProblem, method: Method, options: SolveOptions) -> str
         said += [f"dtmin = {options.dt_min!r}", "force_dtmin = true"]
     if math.isfinite(options.dt_max):
         said.append(f"dtmax = {math.copysign(options.dt_max, span)!r}")
-    if options.controller != PIDController():
-        raise UnsupportedError(
-            f"controller={options.controller} does not exist on backend='julia', where every solver brings its own:"
-            f" leave it out, or use backend='torch'."
-        )
+    c = options.controller
+    if method.adaptive and c != PIDController():
+        numbers = (c.pcoeff, c.icoeff, c.dcoeff, c.safety, c.factor_min, c.factor_max)
+        said.append(f'control = "{" ".join(repr(float(x)) for x in numbers)}"')
     return ", ".join(said)
 
 
