@@ -24,10 +24,12 @@ from ...tracking import transforming
 from ..backend import Problem, SolveOptions
 from ..eager.failure import failure
 from ..eager.joint import assemble, chain
+from ..eager.progress import progress_bar
 from ..eager.rhs import Rhs
 from ..once import WithoutGradient
 from .callback import CalledBack
 from .calls import Held, Request
+from .complex import in_pairs
 from .events import Watch
 from .model import Model, Models
 from .sensitivities import DEFAULT, Sensitivities
@@ -49,6 +51,8 @@ class JuliaBackend:
         began = time.perf_counter()
         _require(problem, options)
         assert isinstance(problem, ODEProblem)
+        if problem.packed.is_complex():
+            problem, options = in_pairs(problem, options)
         tools = _Tools.of(session())
         rhs = Rhs(problem.func, problem.spec, problem.packed)
         t0 = torch.scalar_tensor(problem.t0.value, dtype=problem.packed.dtype)
@@ -59,7 +63,14 @@ class JuliaBackend:
         if options.events:
             watch = Watch(tools.session, tools.models, rhs, options.events, problem.t0.value, problem.packed)
         stretches = Stretches(problem, rhs, request, options, watch)
-        solution, message = _run(problem, rhs, stretches, options)
+        with progress_bar(options.progress, problem.t0.value, problem.t1.value) as report:
+            # The clock may still stand at the end of another solve.
+            low, high = sorted((problem.t0.value, problem.t1.value))
+            inside = None if report is None else (lambda t: report(t) if low <= t <= high else None)
+            with tools.session.reporting(inside):
+                solution, message = _run(problem, rhs, stretches, options)
+            if report is not None:
+                report(float(solution.ts[-1]))
         solution.stats = Stats(
             nf=stretches.nf,
             naccept=stretches.naccept,
@@ -185,7 +196,12 @@ def _require(problem: Problem, options: SolveOptions) -> None:
     if problem.mass_matrix is not None:
         raise UnsupportedError("a mass_matrix does not exist on backend='julia' yet: use backend='torch'.")
     y0 = problem.packed
-    if y0.is_complex() or y0.dtype not in (torch.float32, torch.float64):
+    if y0.is_complex() and options.fallback != "callback":
+        raise DtypeError(
+            f"y0 is {y0.dtype}, and backend='julia' translates real functions only: give fallback='callback', with"
+            f" which Julia calls func in Python, or write it for the real and imaginary parts, or use backend='torch'."
+        )
+    if y0.real.dtype not in (torch.float32, torch.float64):
         raise DtypeError(
             f"backend='julia' takes states of float32 and float64, and y0 is {y0.dtype}: convert it, or use"
             f" backend='torch'."
@@ -196,17 +212,19 @@ def _require(problem: Problem, options: SolveOptions) -> None:
         )
     if transforming():
         raise UnsupportedError(
-            "backend='julia' inside a torch.func transform or forward mode does not exist yet: solve with"
-            " backend='torch' there."
+            "backend='julia' inside a torch.func transform or forward mode does not exist: give a whole batch as y0"
+            " instead of vmap, call backward() instead of torch.func.grad, or solve with backend='torch' there."
         )
-    missing = {
-        "per_sample": options.per_sample,
-        "norm": options.norm is not None,
-        "progress": options.progress,
-    }
-    for name, wanted in missing.items():
-        if wanted:
-            raise UnsupportedError(f"{name} does not exist on backend='julia' yet: solve with backend='torch'.")
+    if options.per_sample:
+        raise UnsupportedError(
+            "per_sample=True does not exist on backend='julia', which steps a batch as one system: solve row by row,"
+            " one ODEProblem each, or use backend='torch'."
+        )
+    if options.norm is not None:
+        raise UnsupportedError(
+            "norm does not exist on backend='julia', whose solvers take the root mean square: give rtol and atol for"
+            " each state to weigh them, or use backend='torch'."
+        )
 
 
 def _sensealg(problem: ODEProblem, model: Model | CalledBack, options: SolveOptions) -> tuple[SenseAlg | None, str]:
