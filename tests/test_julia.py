@@ -286,14 +286,6 @@ def test_what_julia_does_not_do() -> None:
         pdf.solve(pdf.ODEProblem(lambda t, y: -y, torch.ones(1).half(), (0.0, 1.0)), backend="julia")
 
 
-def test_inside_a_transform() -> None:
-    def end(y0: Tensor) -> Tensor:
-        return pdf.solve(pdf.ODEProblem(lambda t, y: -y, y0, (0.0, 1.0)), saveat=[1.0], backend="julia").ys
-
-    with pytest.raises(UnsupportedError, match=r"torch\.func transform"):
-        torch.func.vmap(end)(torch.ones(3, 2))
-
-
 def test_a_branch_on_a_value() -> None:
     problem = pdf.ODEProblem(lambda t, y: y if y.sum() > 0 else -y, torch.ones(1), (0.0, 1.0))
     with pytest.raises(UntraceableError, match=r"torch\.where"):

@@ -31,6 +31,7 @@ from .callback import CalledBack
 from .calls import Held, Request
 from .complex import in_pairs
 from .events import Watch
+from .mapped import solve_mapped
 from .model import Model, Models
 from .sensitivities import DEFAULT, Sensitivities
 from .session import Session, session
@@ -51,6 +52,8 @@ class JuliaBackend:
         began = time.perf_counter()
         _require(problem, options)
         assert isinstance(problem, ODEProblem)
+        if transforming():
+            return solve_mapped(problem, options, lambda joined, how: self.solve(joined, method, how))
         if problem.packed.is_complex():
             problem, options = in_pairs(problem, options)
         tools = _Tools.of(session())
@@ -209,11 +212,6 @@ def _require(problem: Problem, options: SolveOptions) -> None:
     if y0.device.type != "cpu":
         raise DtypeError(
             f"backend='julia' solves on the CPU; y0 is on {y0.device}: move it (y0.cpu()), or use backend='torch'."
-        )
-    if transforming():
-        raise UnsupportedError(
-            "backend='julia' inside a torch.func transform or forward mode does not exist: give a whole batch as y0"
-            " instead of vmap, call backward() instead of torch.func.grad, or solve with backend='torch' there."
         )
     if options.per_sample:
         raise UnsupportedError(
