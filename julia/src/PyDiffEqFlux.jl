@@ -24,9 +24,10 @@ using SpecialFunctions: erf, erfc
 
 include("flat.jl")          # zero-based memory, as emitted code sees it
 include("emission.jl")      # the words of emitted code, and how it is compiled
-include("interrupt.jl")     # Ctrl-C
+include("interrupt.jl")     # Ctrl-C, and progress
 include("kernels.jl")       # compiled right-hand sides, as solvers call them
 include("algorithms.jl")    # solvers by name
+include("control.jl")       # step size control as Python describes it
 include("sensealgs.jl")     # sensitivity algorithms by name
 include("events.jl")        # what may end a solve
 include("forward.jl")       # a solve

@@ -10,6 +10,9 @@ function hold(x)
     return COUNT[]
 end
 
+"How many things are held."
+bridge_held() = length(HELD)
+
 "Let go of what these numbers stand for."
 release(handles...) = foreach(h -> delete!(HELD, h), handles)
 

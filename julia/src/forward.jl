@@ -25,6 +25,7 @@ function forward(
         k::Kernels{T}, alg, u0::Vector{T}, p::Vector{T}, t0::Float64, t1::Float64, saves::Vector{Float64};
         keep::String, dense::Bool, reltol, abstol, maxiters::Int, tstops::Vector{Float64}, extra...
     ) where {T}
+    extra = controlled(alg, (; extra...))
     problem = ODEProblem{true}(odefunction(k), u0, (t0, t1), p)
     k.nf = k.njac = 0
     everystep = dense || (isempty(saves) && keep == "steps")

@@ -3,6 +3,15 @@
 # and then, to run them, and gives up where one of them raises.
 
 const STOP = Ref{Ptr{Int32}}(C_NULL)
+# Progress: the time of the latest evaluation goes to this address.
+const CLOCK = Ref{Ptr{Float64}}(C_NULL)
+
+bridge_clock(address::Integer) = (CLOCK[] = Ptr{Float64}(UInt(address)); nothing)
+
+@inline function ticked(t)
+    CLOCK[] == C_NULL || unsafe_store!(CLOCK[], Float64(t))
+    return nothing
+end
 
 mutable struct Pulse
     main::Bool

@@ -63,6 +63,7 @@ end
 function evaluate!(out::Memory1{T}, k::Kernels{T}, y::Memory1{T}, p::Memory1{T}, t) where {T}
     checked(out, k.m), checked(y, k.n), checked(p, k.np)
     givenup()
+    ticked(t)
     k.nf += 1
     GC.@preserve out k y p ccall(
         k.f, Cvoid, (Float64, Ptr{T}, Ptr{T}, Ptr{T}, Ptr{Int64}, Ptr{T}, Ptr{T}),

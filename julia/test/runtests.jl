@@ -136,6 +136,36 @@ end
     @test dp ≈ expected[3:4] rtol = 1.0e-7
 end
 
+@testset "gradients by other means: $sensealg $autojacvec" for (sensealg, autojacvec) in (
+        ("ForwardSensitivity", "traced"), ("ForwardDiffSensitivity", "traced"), ("ReverseDiffAdjoint", "traced"),
+        ("TrackerAdjoint", "traced"), ("GaussKronrodAdjoint", "traced"), ("GaussAdjoint", "zygote"),
+        ("InterpolatingAdjoint", "reversediff"), ("BacksolveAdjoint", "finitediff"),
+    )
+    k, u0, p, saves = kernels(Float64), [0.3, 0.7], [0.5, -0.2], [0.5, 1.0]
+    alg = P.algorithm("Tsit5")
+    limits = (; reltol = 1.0e-10, abstol = 1.0e-10)
+    found = map((P.sensitivity("GaussAdjoint"), P.sensitivity(sensealg; autojacvec))) do method
+        run = P.forward(
+            k, alg, u0, p, 0.0, 1.0, saves;
+            keep = "end", dense = P.needsdense(method), limits..., maxiters = 10^5, tstops = Float64[]
+        )
+        P.gradient(run, alg, method, [1.0 0.5; -1.0 0.3]; limits...)
+    end
+    @test found[1][1] ≈ found[2][1] rtol = 1.0e-7
+    @test found[1][2] ≈ found[2][2] rtol = 1.0e-7
+end
+
+@testset "step size control" begin
+    alg = P.algorithm("Tsit5")
+    plain = P.controller(alg, "0.4 0.3 0.0 0.9 0.2 10.0")
+    @test (plain.beta1, plain.beta2) == (0.7 / 5, 0.4 / 5)
+    @test P.controller(alg, "0.1 0.3 0.1 0.9 0.2 10.0").beta == (0.5, -(0.1 + 2 * 0.1), 0.1)
+    @test_throws "no controller but" P.controller(P.algorithm("AutoTsit5(Rosenbrock23())"), "0 1 0 0.9 0.2 10")
+    @test_throws "no controller but" P.controller(P.algorithm("FBDF"), "0 1 0 0.9 0.2 10")
+    @test_throws "unknown sensealg" P.sensitivity("NoSuch")
+    @test_throws "unknown autojacvec" P.sensitivity("GaussAdjoint"; autojacvec = "none")
+end
+
 @testset "events" begin
     # The condition u0 - p0, as Python would emit it.
     condition = P.Kernels(Float64, 2, 1, 1, Float64[], Int64[])

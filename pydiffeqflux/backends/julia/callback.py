@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import DtypeError
 from ..eager.adjoints.capture import captured_tensors
 from ..eager.rhs import Rhs
 from .session import Session
@@ -42,6 +43,11 @@ class CalledBack:
         self.session, self.rhs, self.shape, self.dtype = session, rhs, y0.shape, y0.dtype
         at, when = y0.detach().clone().requires_grad_(), t0.detach().clone().requires_grad_()
         self.params: Sequence[Tensor] = captured_tensors(func, lambda: rhs.evaluate(when, at), [at, when])
+        if any(p.is_complex() for p in self.params):
+            raise DtypeError(
+                "the right-hand side has complex parameters, to which backend='julia' has no gradients: write them as"
+                " real and imaginary parts (torch.view_as_complex in func), or use backend='torch'."
+            )
         self.n, self.np = y0.numel(), sum(p.numel() for p in self.params)
         self.handle: int = session.call("bridge_kernels", _name(self.dtype), self.n, self.n, self.np, 0, 0)
         self._pointers: dict[str, Any] = {}

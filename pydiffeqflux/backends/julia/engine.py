@@ -25,11 +25,14 @@ from ...tracking import transforming
 from ..backend import Problem, SolveOptions
 from ..eager.failure import failure
 from ..eager.joint import assemble, chain
+from ..eager.progress import progress_bar
 from ..eager.rhs import Rhs
 from ..once import WithoutGradient
 from .callback import CalledBack
 from .calls import Held, Request
+from .complex import in_pairs
 from .events import Watch
+from .mapped import solve_mapped
 from .model import Model, Models
 from .sensitivities import DEFAULT, Sensitivities
 from .session import Session, session
@@ -50,12 +53,17 @@ class JuliaBackend:
         began = time.perf_counter()
         _require(problem, options)
         assert isinstance(problem, ODEProblem | DDEProblem)
+        if isinstance(problem, ODEProblem):
+            if transforming():
+                return solve_mapped(problem, options, lambda joined, how: self.solve(joined, method, how))
+            if problem.packed.is_complex():
+                problem, options = in_pairs(problem, options)
         rhs = Rhs(problem.func, problem.spec, problem.packed)
         if isinstance(problem, DDEProblem):
             stretches, sensealg, reason = _delayed(problem, rhs, method, options)
         else:
             stretches, sensealg, reason = _ordinary(problem, rhs, method, options)
-        solution, message = _run(problem, rhs, stretches, options)
+        solution, message = _reported(problem, rhs, stretches, options)
         solution.stats = Stats(
             nf=stretches.nf,
             naccept=stretches.naccept,
@@ -71,6 +79,21 @@ class JuliaBackend:
             span = problem.t0.value, problem.t1.value
             raise failure(solution.status, message, float(solution.ts[-1]), span, method)
         return solution
+
+
+def _reported(
+    problem: ODEProblem | DDEProblem, rhs: Rhs, stretches: Stretches, options: SolveOptions
+) -> tuple[Solution, str]:
+    """As ``_run``, with a progress bar where one was asked for."""
+    with progress_bar(options.progress, problem.t0.value, problem.t1.value) as report:
+        # The clock may still stand at the end of another solve.
+        low, high = sorted((problem.t0.value, problem.t1.value))
+        inside = None if report is None else (lambda t: report(t) if low <= t <= high else None)
+        with session().reporting(inside):
+            solution, message = _run(problem, rhs, stretches, options)
+        if report is not None:
+            report(float(solution.ts[-1]))
+    return solution, message
 
 
 def _run(
@@ -231,7 +254,12 @@ def _require(problem: Problem, options: SolveOptions) -> None:
     if isinstance(problem, ODEProblem) and problem.mass_matrix is not None:
         raise UnsupportedError("a mass_matrix does not exist on backend='julia' yet: use backend='torch'.")
     y0 = problem.packed
-    if y0.is_complex() or y0.dtype not in (torch.float32, torch.float64):
+    if y0.is_complex() and options.fallback != "callback":
+        raise DtypeError(
+            f"y0 is {y0.dtype}, and backend='julia' translates real functions only: give fallback='callback', with"
+            f" which Julia calls func in Python, or write it for the real and imaginary parts, or use backend='torch'."
+        )
+    if y0.real.dtype not in (torch.float32, torch.float64):
         raise DtypeError(
             f"backend='julia' takes states of float32 and float64, and y0 is {y0.dtype}: convert it, or use"
             f" backend='torch'."
@@ -240,19 +268,16 @@ def _require(problem: Problem, options: SolveOptions) -> None:
         raise DtypeError(
             f"backend='julia' solves on the CPU; y0 is on {y0.device}: move it (y0.cpu()), or use backend='torch'."
         )
-    if transforming():
+    if options.per_sample:
         raise UnsupportedError(
-            "backend='julia' inside a torch.func transform or forward mode does not exist yet: solve with"
-            " backend='torch' there."
+            "per_sample=True does not exist on backend='julia', which steps a batch as one system: solve row by row,"
+            " one ODEProblem each, or use backend='torch'."
         )
-    missing = {
-        "per_sample": options.per_sample,
-        "norm": options.norm is not None,
-        "progress": options.progress,
-    }
-    for name, wanted in missing.items():
-        if wanted:
-            raise UnsupportedError(f"{name} does not exist on backend='julia' yet: solve with backend='torch'.")
+    if options.norm is not None:
+        raise UnsupportedError(
+            "norm does not exist on backend='julia', whose solvers take the root mean square: give rtol and atol for"
+            " each state to weigh them, or use backend='torch'."
+        )
 
 
 def _sensealg(problem: ODEProblem, model: Model | CalledBack, options: SolveOptions) -> tuple[SenseAlg | None, str]:
@@ -295,11 +320,10 @@ def _keywords(problem: ODEProblem | DDEProblem, method: Method, options: SolveOp
         said += [f"dtmin = {options.dt_min!r}", "force_dtmin = true"]
     if math.isfinite(options.dt_max):
         said.append(f"dtmax = {math.copysign(options.dt_max, span)!r}")
-    if options.controller != PIDController():
-        raise UnsupportedError(
-            f"controller={options.controller} does not exist on backend='julia', where every solver brings its own:"
-            f" leave it out, or use backend='torch'."
-        )
+    c = options.controller
+    if method.adaptive and c != PIDController():
+        numbers = (c.pcoeff, c.icoeff, c.dcoeff, c.safety, c.factor_min, c.factor_max)
+        said.append(f'control = "{" ".join(repr(float(x)) for x in numbers)}"')
     return ", ".join(said)
 
 

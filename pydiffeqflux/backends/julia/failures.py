@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import JuliaError, PyDiffEqFluxError
+from ...errors import JuliaError, PyDiffEqFluxError, UnsupportedError
 
 
 def translated(error: BaseException) -> BaseException:
@@ -12,5 +12,10 @@ def translated(error: BaseException) -> BaseException:
     lines = str(error).strip().splitlines()
     if lines and "InterruptException" in lines[0]:
         return KeyboardInterrupt()
+    if lines and "ArgumentError: no controller but" in lines[0]:
+        return UnsupportedError(
+            f"controller does not go with this method on backend='julia' ({lines[0].removeprefix('ArgumentError: ')}):"
+            f" leave it out, or take an explicit or a Rosenbrock method."
+        )
     # The first line says what; the rest is Julia's stack, which the cause keeps.
     return JuliaError(f"Julia raised {lines[0] if lines else type(error).__name__}")

@@ -87,8 +87,9 @@ def _options(chosen: SenseAlg) -> str:
     return f"{said} checkpointing = {_julia(chosen.checkpointing)},"  # type: ignore[attr-defined]
 
 
-#: What SciMLSensitivity says that it does not have.
+#: What SciMLSensitivity does not have. (QuadratureAdjoint takes "forwarddiff", and returns zero for the parameters.)
 _MISSING: dict[type[SenseAlg], tuple[str, ...]] = {
+    sensealgs.QuadratureAdjoint: ("forwarddiff",),
     sensealgs.GaussAdjoint: ("forwarddiff", "tracker"),
     sensealgs.GaussKronrodAdjoint: ("forwarddiff", "tracker"),
 }

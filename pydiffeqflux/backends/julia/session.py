@@ -40,6 +40,10 @@ _HOW = (
 )
 
 
+#: How often progress is reported, in seconds.
+_GLANCE = 0.1
+
+
 class Session:
     """A running Julia. Use :func:`session` to get it."""
 
@@ -53,6 +57,8 @@ class Session:
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._dropped: deque[int] = deque()
         self._stop = ctypes.c_int32(0)
+        self._clock = ctypes.c_double(0.0)
+        self._reports = threading.local()
         self._functions: dict[str, Any] = {}
         self._pending: BaseException | None = None
         self._forked = False
@@ -91,7 +97,7 @@ class Session:
         """
         if self._forked:
             self._refuse()
-        if not here or threading.get_ident() != self._main:
+        if not here or threading.get_ident() != self._main or self._report is not None:
             self._on_thread(lambda: self._entered(entry, ask, into))
             return
         ask.main = 1
@@ -101,6 +107,19 @@ class Session:
         if code:
             self._signals.reraise()
             self.call("bridge_raise")
+
+    @contextlib.contextmanager
+    def reporting(self, report: Callable[[float], None] | None) -> Iterator[None]:
+        """Tell ``report`` now and then which time the solves of this thread have come to."""
+        self._reports.now = report
+        try:
+            yield
+        finally:
+            self._reports.now = None
+
+    @property
+    def _report(self) -> Callable[[float], None] | None:
+        return getattr(self._reports, "now", None)
 
     def give_up(self, error: BaseException) -> None:
         """For functions that Julia calls: end the call that is under way, with this error."""
@@ -146,7 +165,10 @@ class Session:
         job = _Job(work)
         self._jobs.put(job)
         try:
-            job.done.acquire()
+            report = self._report
+            while not job.done.acquire(timeout=-1 if report is None else _GLANCE):
+                if report is not None:
+                    report(self._clock.value)
         except KeyboardInterrupt:
             self._stop.value = 1
             job.done.acquire()
@@ -182,6 +204,7 @@ class Session:
             self._function("bridge_watch")(ctypes.addressof(self._stop), *self._signals.addresses)
             words = self._function("bridge_retcodes")().split()
             self.retcodes = {int(k): name for k, name in zip(words[::2], words[1::2], strict=True)}
+            self._function("bridge_clock")(ctypes.addressof(self._clock))
             self.entries = Entries(self._function("bridge_entries")())
             self.entries.park()
         except Exception as why:
