@@ -38,11 +38,11 @@ class PiecewisePolynomial:
         # Counted and gathered, not looked up by a number: so it can be traced.
         index = (flat.detach()[:, None] >= self.knots[1:-1].detach()).sum(1)
         shape = coeffs[0].shape[1:]
-        x = (flat - self.knots.index_select(0, index)).reshape(-1, *(1,) * len(shape))
+        x = (flat - self.knots.index_select(0, index)).reshape((-1, *(1,) * len(shape)))
         out = coeffs[-1].index_select(0, index)
         for c in reversed(coeffs[:-1]):
             out = c.index_select(0, index) + x * out
-        return out.reshape(*t.shape, *shape)
+        return out.reshape((*t.shape, *shape))
 
 
 def constant(knots: Tensor, points: Tensor) -> PiecewisePolynomial:

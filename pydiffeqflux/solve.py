@@ -231,7 +231,7 @@ def _method(method: Method | str | None, problem: Problem | None, backend: str) 
             check_method(ordinary)
         return ordinary
     noise, interpretation = problem.noise, problem.interpretation
-    chosen = sde_methods.default(noise, interpretation) if method is None else sde_methods.resolve(method)
+    chosen = sde_methods.default(noise, interpretation) if method is None else sde_methods.resolve(method, backend)
     sde_methods.check(chosen, noise, interpretation)
     return chosen
 

@@ -202,7 +202,7 @@ end
 "One Brownian motion a row, drawn while steps are chosen."
 function rowwise(e::Stochastic{T}, alg, t0, seed) where {T}
     zero_ = zeros(T, e.drift.kernels.n)
-    second = part(:StochasticDiffEqCore).alg_needs_extra_process(alg) ? zeros(T, e.drift.kernels.n) : nothing
+    second = StochasticDiffEqCore.alg_needs_extra_process(alg) ? zeros(T, e.drift.kernels.n) : nothing
     d = e.diffusion.blocks[2]
     return DiffEqNoiseProcess.NoiseProcess{true}(
         t0, zero_, second, RowWise(DiffEqNoiseProcess.INPLACE_WHITE_NOISE_DIST, d),
@@ -258,4 +258,92 @@ function deeply(f)
     catch error
         throw(error isa TaskFailedException ? task.exception : error)
     end
+end
+
+# -- methods and what Python calls ---------------------------------------------------------------
+
+"""
+    stochastic(text, stratonovich)
+
+The solver of StochasticDiffEq that `text` names, as one would write it in Julia: `"SOSRI"`, `"EM(false)"`,
+`"RKMilCommute()"`. Those that know both interpretations take the one that is asked for. Throws an `ArgumentError` that
+begins with `unknown solver` for a name that is none.
+"""
+function stochastic(text::AbstractString, stratonovich::Bool)
+    written = Meta.parse(text)
+    name, arguments = written isa Symbol ? (written, []) : written isa Expr && written.head === :call ?
+        (written.args[1], written.args[2:end]) : (nothing, [])
+    kind = name isa Symbol && isdefined(StochasticDiffEq, name) ? getfield(StochasticDiffEq, name) : nothing
+    kind isa Type && kind <: SciMLBase.AbstractDEAlgorithm || throw(ArgumentError("unknown solver: $text"))
+    positional = Any[named(a) for a in arguments if !(a isa Expr && a.head in (:kw, :parameters))]
+    keywords = Any[a.args[1] => named(a.args[2]) for a in arguments if a isa Expr && a.head === :kw]
+    if stratonovich && name in (:RKMil, :RKMilCommute, :RKMilGeneral)
+        push!(keywords, :interpretation => SciMLBase.AlgorithmInterpretation.Stratonovich)
+    end
+    return kind(positional...; keywords...)
+end
+
+"The names of the solvers for stochastic equations, separated by blanks."
+function bridge_stochastic_names()
+    is(name) = (x = getfield(StochasticDiffEq, name); x isa Type && x <: SciMLBase.AbstractDEAlgorithm && !isabstracttype(x))
+    return join(sort!([string(n) for n in names(StochasticDiffEq) if isdefined(StochasticDiffEq, n) && is(n)]), ' ')
+end
+
+"A solver's number; whether it is for Stratonovich equations, chooses its steps, and asks for a second motion."
+function bridge_stochastic_algorithm(text::AbstractString, stratonovich::Bool)
+    alg = stochastic(text, stratonovich)
+    meant = SciMLBase.alg_interpretation(alg) == SciMLBase.AlgorithmInterpretation.Stratonovich
+    return hold(alg), meant, SciMLBase.isadaptive(alg), StochasticDiffEqCore.alg_needs_extra_process(alg)
+end
+
+"An equation of two right-hand sides; see [`Diffusion`](@ref) for `rows`, `d` and `m`."
+function bridge_stochastic(drift::Int, diffusion::Int, rows::Int, d::Int, m::Int, scalar::Bool)
+    f, g = HELD[drift], HELD[diffusion]
+    return hold(Stochastic(Drift(f), Diffusion(g, f.np, (rows, d, m)), scalar))
+end
+
+"Whether a solver is for the noise of an equation."
+function bridge_stochastic_fits(equation::Int, alg::Int)
+    e = HELD[equation]
+    T = eltype(e.diffusion.values)
+    prob = problem(e, zeros(T, e.drift.kernels.n), (0.0, 1.0), T[], nothing; inplace = true)
+    return StochasticDiffEqCore.alg_compatible(prob, HELD[alg])
+end
+
+"""
+    bridge_stochastic_solve(equation, alg, y0, p, t0, t1, saves, nsaves, keep, rtol, atol, ntol, maxiters, stops, nstops,
+        seed, ts, nts, W, Z, options, us, last)
+
+As `bridge_solve`. `ts`, `W` and `Z` are a path at the times of steps (none where `nts` is zero; `Z` may be zero).
+"""
+function bridge_stochastic_solve(
+        equation::Int, alg::Int, y0::Integer, p::Integer, t0::Float64, t1::Float64, saves::Integer, nsaves::Int,
+        keep::AbstractString, rtol::Integer, atol::Integer, ntol::Int, maxiters::Int, stops::Integer, nstops::Int, seed::Int,
+        ts::Integer, nts::Int, W::Integer, Z::Integer, options::AbstractString, us::Integer, last::Integer
+    )
+    e = HELD[equation]
+    T, n = eltype(e.diffusion.values), e.drift.kernels.n
+    width = e.diffusion.blocks[3] == 0 ? n : sizes(e.diffusion)[2]
+    known = nts == 0 ? nothing : Path{T}(
+        copy(array(Float64, ts, nts)), copy(array(T, W, width, nts)), Z == 0 ? zeros(T, 0, 0) : copy(array(T, Z, width, nts))
+    )
+    run = forward(
+        e, HELD[alg], copy(array(T, y0, n)), copy(array(T, p, e.drift.kernels.np + e.diffusion.kernels.np)), t0, t1,
+        copy(array(Float64, saves, nsaves)); keep = String(keep), seed = UInt64(seed), path = known,
+        tstops = copy(array(Float64, stops, nstops)), reltol = tolerance(rtol, ntol), abstol = tolerance(atol, ntol),
+        maxiters, keywords(options)...
+    )
+    us == 0 || copyto!(array(T, us, size(run.us)...), run.us)
+    copyto!(array(T, last, n), run.solution.u[end])
+    return (hold(run), length(run.ts), outcome(run)...)
+end
+
+"Write the gradient with respect to the initial state and all parameters."
+function bridge_stochastic_gradient(run::Int, alg::Int, name::AbstractString, seeds::Integer, du0::Integer, dp::Integer)
+    r = HELD[run]
+    T = eltype(r.us)
+    to_u0, to_p = gradient(r, HELD[alg], name, copy(array(T, seeds, size(r.us)...)))
+    copyto!(array(T, du0, length(to_u0)), to_u0)
+    copyto!(array(T, dp, length(to_p)), to_p)
+    return nothing
 end

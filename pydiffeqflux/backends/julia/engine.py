@@ -17,6 +17,7 @@ from ...controllers import PIDController
 from ...errors import DenseOutputError, DtypeError, InvalidTimesError, UnsupportedError, UntraceableError
 from ...methods import Method
 from ...problem import ODEProblem, time_point, time_points
+from ...sde_problem import SDEProblem
 from ...sensealg import SenseAlg
 from ...solution import Solution, Stats
 from ...state import State
@@ -48,7 +49,10 @@ class JuliaBackend:
     def solve(self, problem: Problem, method: Method, options: SolveOptions) -> Solution:
         began = time.perf_counter()
         _require(problem, options)
-        assert isinstance(problem, ODEProblem)
+        if isinstance(problem, SDEProblem):
+            from . import stochastic  # most programs never need it
+
+            return stochastic.solve(session(), problem, method, options, _tolerances(problem.packed, options))
         tools = _Tools.of(session())
         rhs = Rhs(problem.func, problem.spec, problem.packed)
         t0 = torch.scalar_tensor(problem.t0.value, dtype=problem.packed.dtype)
@@ -178,11 +182,7 @@ class _Tools:
 
 def _require(problem: Problem, options: SolveOptions) -> None:
     """Raise for what this backend does not do."""
-    if not isinstance(problem, ODEProblem):
-        raise UnsupportedError(
-            f"a {type(problem).__name__} cannot be solved on backend='julia' yet: use backend='torch'."
-        )
-    if problem.mass_matrix is not None:
+    if isinstance(problem, ODEProblem) and problem.mass_matrix is not None:
         raise UnsupportedError("a mass_matrix does not exist on backend='julia' yet: use backend='torch'.")
     y0 = problem.packed
     if y0.is_complex() or y0.dtype not in (torch.float32, torch.float64):
@@ -207,6 +207,11 @@ def _require(problem: Problem, options: SolveOptions) -> None:
     for name, wanted in missing.items():
         if wanted:
             raise UnsupportedError(f"{name} does not exist on backend='julia' yet: solve with backend='torch'.")
+    if options.controller != PIDController():
+        raise UnsupportedError(
+            f"controller={options.controller} does not exist on backend='julia', where every solver brings its own:"
+            f" leave it out, or use backend='torch'."
+        )
 
 
 def _sensealg(problem: ODEProblem, model: Model | CalledBack, options: SolveOptions) -> tuple[SenseAlg | None, str]:
@@ -249,11 +254,6 @@ def _keywords(problem: ODEProblem, method: Method, options: SolveOptions) -> str
         said += [f"dtmin = {options.dt_min!r}", "force_dtmin = true"]
     if math.isfinite(options.dt_max):
         said.append(f"dtmax = {math.copysign(options.dt_max, span)!r}")
-    if options.controller != PIDController():
-        raise UnsupportedError(
-            f"controller={options.controller} does not exist on backend='julia', where every solver brings its own:"
-            f" leave it out, or use backend='torch'."
-        )
     return ", ".join(said)
 
 

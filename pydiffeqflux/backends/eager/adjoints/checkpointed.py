@@ -223,8 +223,9 @@ def _differentiate(
     for i, value in zip(wanted, values, strict=True):
         found[i] = value
     if not create_graph:
-        params = [x for x in at[first:] if x is not None]
-        found[first:] = partial(params, [torch.zeros_like(x) if g is None else g for x, g in zip(params, found[first:])])
+        params, totals = [x for x in at[first:] if x is not None], found[first:]
+        filled = [torch.zeros_like(x) if g is None else g for x, g in zip(params, totals, strict=True)]
+        found[first:] = partial(params, filled)
     return found, at
 
 
