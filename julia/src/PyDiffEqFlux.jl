@@ -15,11 +15,12 @@ using LinearAlgebra: LinearAlgebra, BLAS
 using LuxCore: LuxCore
 using OrdinaryDiffEq: OrdinaryDiffEq
 using PrecompileTools: @compile_workload, @setup_workload
-using Random: AbstractRNG
+using Random: AbstractRNG, Xoshiro
 using SciMLBase: SciMLBase, ODEFunction, ODEProblem, solve
-# Which is pinned: the two are the ones that its algorithms run on.
-using SciMLSensitivity: SciMLSensitivity, ForwardDiff, Zygote
+# Which is pinned: these are the ones that its algorithms run on.
+using SciMLSensitivity: SciMLSensitivity, DiffEqNoiseProcess, ForwardDiff, Tracker, Zygote
 using SpecialFunctions: erf, erfc
+using StochasticDiffEq: StochasticDiffEq, StochasticDiffEqCore
 
 include("flat.jl")          # zero-based memory, as emitted code sees it
 include("emission.jl")      # the words of emitted code, and how it is compiled
@@ -35,6 +36,7 @@ include("sensitivities.jl") # its gradient by the sensitivity equations
 include("layer.jl")         # a right-hand side as a layer of DiffEqFlux
 include("bridge.jl")        # what Python calls
 include("direct.jl")        # what it calls again and again, without any ado
+include("stochastic.jl")    # stochastic equations, and what Python calls for them
 include("precompile.jl")    # what is compiled ahead of the first use
 
 end

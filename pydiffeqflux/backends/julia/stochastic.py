@@ -25,7 +25,7 @@ from ...methods import Method
 from ...problem import TimePoint
 from ...sde_methods import SciMLSDEMethod, SDEMethod
 from ...sde_problem import SDEProblem
-from ...solution import Solution, Stats
+from ...solution import Solution, Stats, Status
 from ..backend import SolveOptions
 from ..eager.failure import failure
 from ..eager.integrate import Outcome
@@ -37,7 +37,7 @@ from ..once import once
 from .model import Model, Models
 from .noise import Grid, grid, step_times
 from .session import Session
-from .status import status_of
+from .stretches import _STATUS
 
 #: The solver of StochasticDiffEq that is the same method.
 _NAMES = {
@@ -76,7 +76,7 @@ class StochasticEquation:
         shape = diffusion.kernels.graphs.shape
         # One Brownian motion a row multiplies entry by entry, too, if it is repeated.
         m = 0 if sde.elementwise or sde.noise == "scalar" else shape[-1]
-        self.scalar = sde.noise == "scalar"
+        self.scalar, self.width = sde.noise == "scalar", rows * m
         self.handle: int = session.call(
             "bridge_stochastic", drift.handle, diffusion.handle, rows, d, m, self.scalar
         )
@@ -281,14 +281,25 @@ def _written(method: Method, problem: SDEProblem) -> str:
     name = name or _NAMES.get(method.name)
     if name is None:
         raise UnsupportedError(
-            f"method={method} does not exist in StochasticDiffEq: take one of {', '.join(sorted(_NAMES))}, any solver of"
-            f" StochasticDiffEq by its own name, or backend='torch'."
+            f"method={method} does not exist in StochasticDiffEq: take one of {', '.join(sorted(_NAMES))}, any solver"
+            f" of StochasticDiffEq by its own name, or backend='torch'."
         )
     # With additive noise there is nothing for Milstein's term to correct.
     return "EM(false)" if name == "RKMil" and problem.noise == "additive" else name
 
 
-def solve(session: Session, problem: SDEProblem, method: Method, options: SolveOptions, tolerances: Any) -> Solution:
+def _check_square(method: Method, equation: StochasticEquation, y0: Tensor) -> None:
+    """StochasticDiffEq's SRA1 takes as many Brownian motions as states only, or one for each state."""
+    if method.name == "sra1" and equation.width not in (0, y0.numel()):
+        raise MethodNoiseError(
+            f"method=sra1 on backend='julia' with {equation.width} Brownian motions for {y0.numel()} states: its SRA1"
+            f" needs as many; take 'sra3' or 'sosra', or backend='torch'."
+        )
+
+
+def solve(
+    session: Session, problem: SDEProblem, method: Method, options: SolveOptions, tolerances: tuple[Tensor, Tensor]
+) -> Solution:
     """``backend="julia"`` for an :class:`SDEProblem`."""
     began = time.perf_counter()
     if options.fallback == "callback":
@@ -313,11 +324,25 @@ def solve(session: Session, problem: SDEProblem, method: Method, options: SolveO
             f"method={method} of StochasticDiffEq is not for noise={problem.noise!r}: take EM, EulerHeun, LambaEM or"
             f" another one for any noise."
         )
+    _check_square(method, equation, problem.packed)
     sensealg, reason = _sensealg(problem, equation, options)
     request = _Request(
-        equation, solver, sensealg, problem.t0.value, problem.t1.value, (), options.unsaved, *tolerances,
-        options.max_steps, tuple(options.stops), 1, None, _keywords(solver, options), equation.constants(),
-    )  # fmt: skip
+        equation,
+        solver,
+        sensealg,
+        t0=problem.t0.value,
+        t1=problem.t1.value,
+        saves=(),
+        keep=options.unsaved,
+        rtol=tolerances[0],
+        atol=tolerances[1],
+        max_steps=options.max_steps,
+        stops=tuple(options.stops),
+        seed=1,
+        grid=None,
+        options=_keywords(solver, options),
+        constants=equation.constants(),
+    )
     stretches = _Stretches(problem, sde, request, options)
     got, status, message = chain(problem, sde, stretches.run, options, None)
     solution = assemble(problem, options, got, status, None)
@@ -376,13 +401,20 @@ class _Stretches:
         assert run is not None
         self.nf, self.ng = self.nf + run.nf, self.ng + run.ng
         self.naccept, self.nreject = self.naccept + run.naccept, self.nreject + run.nreject
-        status, message = status_of(run.retcode, run.finite, self.options.max_steps)
+        status, message = self._status(run)
         out = Outcome(status, y1, s.t1 if status.ok else TimePoint(run.last_t), message=message)
         if s.saves is not None:
             out.saved = list(ys.unbind(0))[: len(saves)]
         elif s.keep_steps:
             out.step_states, out.step_times = list(ys.unbind(0)), [*run.ts]
         return out
+
+
+    def _status(self, run: _Run) -> tuple[Status, str]:
+        if run.retcode == "Success":
+            return (Status.SUCCESS, "") if run.finite else (Status.NON_FINITE, "the state became NaN or infinite")
+        status, said = _STATUS.get(run.retcode, (Status.NOT_CONVERGED, "Julia's solver gave up"))
+        return status, f"{said.format(max_steps=self.options.max_steps)} (Julia's return code: {run.retcode})"
 
 
 def _sensealg(problem: SDEProblem, equation: StochasticEquation, options: SolveOptions) -> tuple[str | None, str]:
@@ -397,8 +429,8 @@ def _sensealg(problem: SDEProblem, equation: StochasticEquation, options: SolveO
     if isinstance(chosen, sensealgs.DiscreteAdjoint):
         if chosen.checkpoints is not None:
             raise UnsupportedError(
-                f"sensealg={chosen}: a tape in Julia has no checkpoints; DiscreteAdjoint() is its TrackerAdjoint, or use"
-                f" backend='torch'."
+                f"sensealg={chosen}: a tape in Julia has no checkpoints; DiscreteAdjoint() is its TrackerAdjoint, or"
+                f" use backend='torch'."
             )
         return "TrackerAdjoint", "asked for, as DiscreteAdjoint"
     raise UnsupportedError(
