@@ -119,7 +119,8 @@ def test_milstein_is_of_order_one() -> None:
     a, b = 0.3, 0.5
     errors = []
     for steps in (32, 512):
-        problem = pdf.SDEProblem(lambda t, y: a * y, lambda t, y: b * y, torch.ones(200, 1, dtype=D), (0.0, 1.0), seed=2)
+        y0 = torch.ones(200, 1, dtype=D)
+        problem = pdf.SDEProblem(lambda t, y: a * y, lambda t, y: b * y, y0, (0.0, 1.0), seed=2)
         sol = pdf.solve(problem, "milstein", dt=1 / steps, saveat=[1.0], backend="julia", dense=False)
         exact = torch.exp((a - b**2 / 2) + b * sol.brownian(0.0, 1.0))
         errors.append(float((sol.ys[-1] - exact).abs().mean()))
