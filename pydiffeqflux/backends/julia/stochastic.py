@@ -227,7 +227,7 @@ class StochasticTools:
     def __init__(self, session: Session):
         self.session = session
         self.models = Models(session)
-        self._solvers: dict[tuple[str, str], StochasticSolver] = {}
+        self._solvers: dict[tuple[str, str, bool], StochasticSolver] = {}
 
     @staticmethod
     @functools.cache
@@ -252,7 +252,7 @@ class StochasticTools:
             MethodNoiseError: a solver for the other interpretation.
         """
         text = _written(method, problem)
-        key = (text, problem.interpretation)
+        key = (text, problem.interpretation, method.adaptive)
         if key not in self._solvers:
             wanted = problem.interpretation == "stratonovich"
             try:
