@@ -37,6 +37,8 @@ include("layer.jl")         # a right-hand side as a layer of DiffEqFlux
 include("bridge.jl")        # what Python calls
 include("direct.jl")        # what it calls again and again, without any ado
 include("stochastic.jl")    # stochastic equations, and what Python calls for them
+include("stochastic_adjoint.jl") # their adjoint equation
+include("door.jl")          # DiffEqFlux's own layer, and what Python calls for it
 include("precompile.jl")    # what is compiled ahead of the first use
 
 end

@@ -302,6 +302,9 @@ function bridge_stochastic(drift::Int, diffusion::Int, rows::Int, d::Int, m::Int
     return hold(Stochastic(Drift(f), Diffusion(g, f.np, (rows, d, m)), scalar))
 end
 
+"Set the constants of a right-hand side."
+bridge_constants(kernels::Int, c::Integer, i::Integer) = setconstants!(HELD[kernels], c, i)
+
 "Whether a solver is for the noise of an equation."
 function bridge_stochastic_fits(equation::Int, alg::Int)
     e = HELD[equation]
@@ -319,7 +322,7 @@ As `bridge_solve`. `ts`, `W` and `Z` are a path at the times of steps (none wher
 function bridge_stochastic_solve(
         equation::Int, alg::Int, y0::Integer, p::Integer, t0::Float64, t1::Float64, saves::Integer, nsaves::Int,
         keep::AbstractString, rtol::Integer, atol::Integer, ntol::Int, maxiters::Int, stops::Integer, nstops::Int, seed::Int,
-        ts::Integer, nts::Int, W::Integer, Z::Integer, options::AbstractString, us::Integer, last::Integer
+        ts::Integer, nts::Int, W::Integer, Z::Integer, options::Int, us::Integer, last::Integer
     )
     e = HELD[equation]
     T, n = eltype(e.diffusion.values), e.drift.kernels.n
@@ -331,7 +334,7 @@ function bridge_stochastic_solve(
         e, HELD[alg], copy(array(T, y0, n)), copy(array(T, p, e.drift.kernels.np + e.diffusion.kernels.np)), t0, t1,
         copy(array(Float64, saves, nsaves)); keep = String(keep), seed = UInt64(seed), path = known,
         tstops = copy(array(Float64, stops, nstops)), reltol = tolerance(rtol, ntol), abstol = tolerance(atol, ntol),
-        maxiters, keywords(options)...
+        maxiters, (options == 0 ? (;) : HELD[options])...
     )
     us == 0 || copyto!(array(T, us, size(run.us)...), run.us)
     copyto!(array(T, last, n), run.solution.u[end])

@@ -53,6 +53,7 @@ class JuliaBackend:
             from . import stochastic  # most programs never need it
 
             return stochastic.solve(session(), problem, method, options, _tolerances(problem.packed, options))
+        assert isinstance(problem, ODEProblem)
         tools = _Tools.of(session())
         rhs = Rhs(problem.func, problem.spec, problem.packed)
         t0 = torch.scalar_tensor(problem.t0.value, dtype=problem.packed.dtype)
@@ -182,6 +183,10 @@ class _Tools:
 
 def _require(problem: Problem, options: SolveOptions) -> None:
     """Raise for what this backend does not do."""
+    if not isinstance(problem, ODEProblem | SDEProblem):
+        raise UnsupportedError(
+            f"a {type(problem).__name__} cannot be solved on backend='julia' yet: use backend='torch'."
+        )
     if isinstance(problem, ODEProblem) and problem.mass_matrix is not None:
         raise UnsupportedError("a mass_matrix does not exist on backend='julia' yet: use backend='torch'.")
     y0 = problem.packed

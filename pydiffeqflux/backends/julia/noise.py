@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def grid(sde: Sde, times: list[float], like: Tensor, second: bool) -> Grid:
             ``sqrt(3) (2 u / h - w)``, which is independent of ``w`` (Roessler 2010; Rackauckas & Nie 2017).
     """
     steps_w, steps_z = [], []
-    for begin, end in zip(times[:-1], times[1:], strict=True):
+    for begin, end in itertools.pairwise(times):
         if second:
             w, u = sde.path.with_integral(begin, end - begin)
             steps_z.append(_wide(sde, math.sqrt(3) * (2 * u / (end - begin) - w), like))

@@ -6,7 +6,8 @@ import functools
 import math
 import time
 import weakref
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from ..eager.sde.equation import Sde
 from ..eager.sde.setup import equation_of
 from ..eager.stretch import Stretch
 from ..once import once
-from .model import Model, Models
+from .model import Model, Models, addresses
 from .noise import Grid, grid, step_times
 from .session import Session
 from .stretches import _STATUS
@@ -91,8 +92,18 @@ class StochasticEquation:
         return self.drift.constants(), self.diffusion.constants()
 
     def load(self, constants: tuple[Any, Any]) -> None:
-        self.drift.load(constants[0])
-        self.diffusion.load(constants[1])
+        for model, values in zip((self.drift, self.diffusion), constants, strict=True):
+            if values is not None:
+                self.session.call("bridge_constants", model.handle, *addresses(values))
+
+
+@dataclass(frozen=True)
+class _Back:
+    """What the stochastic adjoint runs on: the same equation in Stratonovich's form."""
+
+    equation: StochasticEquation
+    constants: tuple[Any, Any]
+    checkpointing: bool
 
 
 @dataclass(frozen=True)
@@ -112,8 +123,9 @@ class _Request:
     stops: tuple[float, ...]
     seed: int
     grid: Grid | None
-    options: str
+    options: int
     constants: tuple[Any, Any]
+    back: _Back | None = None
 
 
 class _Run:
@@ -202,19 +214,49 @@ class _Solve(torch.autograd.Function):
         seeds[-1] += grads[1].reshape(-1)
         to_y0 = torch.zeros(y0.numel(), dtype=y0.dtype)
         to_p = torch.zeros(sum(x.numel() for x in params), dtype=y0.dtype)
-        request.equation.load(request.constants)
-        run.session.call(
-            "bridge_stochastic_gradient",
-            run.handle,
-            request.solver.handle,
-            request.sensealg,
-            seeds.data_ptr(),
-            to_y0.data_ptr(),
-            to_p.data_ptr(),
-        )
-        split = to_p.split([x.numel() for x in params]) if params else ()
+        if request.back is None:
+            request.equation.load(request.constants)
+            run.session.call(
+                "bridge_stochastic_gradient",
+                run.handle,
+                request.solver.handle,
+                request.sensealg,
+                seeds.data_ptr(),
+                to_y0.data_ptr(),
+                to_p.data_ptr(),
+            )
+            split = to_p.split([x.numel() for x in params]) if params else ()
+        else:
+            split = _backsolved(run, request, request.back, seeds, to_y0, params)
         found = (g.reshape(x.shape).to(x) for g, x in zip(split, params, strict=True))
         return (None, *once(_NO_SECOND, (to_y0.reshape(y0.shape), *found), (y0, *params)))
+
+
+def _backsolved(
+    run: _Run, request: _Request, back: _Back, seeds: Tensor, to_y0: Tensor, params: list[Tensor]
+) -> list[Tensor]:
+    """The gradients of the parameters by the stochastic adjoint; that of the initial state is written to ``to_y0``."""
+    own, mine = back.equation.params, request.equation.params
+    # The values of the forward solve; the other form of the equation uses the same tensors, in another order.
+    values = {id(x): value for x, value in zip(mine, params, strict=True)}
+    p = _packed(tuple(values[id(x)] for x in own), to_y0.dtype)
+    to_p = torch.zeros_like(p)
+    back.equation.load(back.constants)
+    run.session.call(
+        "bridge_stochastic_backsolve",
+        run.handle,
+        back.equation.handle,
+        p.data_ptr(),
+        seeds.data_ptr(),
+        to_y0.data_ptr(),
+        to_p.data_ptr(),
+        back.checkpointing,
+    )
+    found = {id(x): torch.zeros(x.numel(), dtype=p.dtype) for x in mine}
+    for x, g in zip(own, to_p.split([x.numel() for x in own]) if own else (), strict=True):
+        found[id(x)] += g
+    # A tensor that drift and diffusion share is listed twice, and its gradient counted once.
+    return [found.pop(id(x), torch.zeros(x.numel(), dtype=p.dtype)) for x in mine]
 
 
 def _packed(params: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
@@ -227,6 +269,7 @@ class StochasticTools:
     def __init__(self, session: Session):
         self.session = session
         self.models = Models(session)
+        self._options: dict[str, int] = {}
         self._solvers: dict[tuple[str, str, bool], StochasticSolver] = {}
 
     @staticmethod
@@ -242,6 +285,24 @@ class StochasticTools:
         for model in (drift, diffusion):
             model.need("f", *(("vjp", "vjp_y") if gradients else ()))
         return StochasticEquation(self.session, drift, diffusion, sde, y0)
+
+    def back(self, problem: SDEProblem, sde: Sde, forwards: StochasticEquation, checkpointing: bool) -> _Back:
+        """The equation in Stratonovich's form."""
+        drift = forwards.drift
+        if problem.interpretation == "ito" and problem.noise != "additive":
+            y0 = problem.packed.detach()
+            t0 = torch.scalar_tensor(problem.t0.value, dtype=y0.dtype)
+            form = _Stratonovich(problem.drift, problem.diffusion, sde)
+            drift = self.models.get(form, form, t0, y0, "the drift in Stratonovich's form")
+            drift.need("f", "vjp", "vjp_y")
+        equation = StochasticEquation(self.session, drift, forwards.diffusion, sde, problem.packed)
+        return _Back(equation, equation.constants(), checkpointing)
+
+    def options(self, text: str) -> int:
+        """The number of these keyword arguments; 0 of none."""
+        if text and text not in self._options:
+            self._options[text] = self.session.call("bridge_options", text)
+        return self._options[text] if text else 0
 
     def solver(self, problem: SDEProblem, method: Method) -> StochasticSolver:
         """The solver for a method.
@@ -271,6 +332,19 @@ class StochasticTools:
             adaptive = adaptive if isinstance(method, SciMLSDEMethod) else method.adaptive
             self._solvers[key] = StochasticSolver(handle, bool(adaptive), bool(second))
         return self._solvers[key]
+
+
+@dataclass(frozen=True)
+class _Stratonovich:
+    """The drift of an Ito equation in Stratonovich's form; equal for equal functions, so that it is traced once."""
+
+    drift: Callable[[Tensor, Tensor], Tensor]
+    diffusion: Callable[[Tensor, Tensor], Tensor]
+    sde: Sde = field(compare=False, repr=False)
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        _, correction = self.sde.along_itself(t, y, 0.5)
+        return self.drift(t, y) - correction
 
 
 def _written(method: Method, problem: SDEProblem) -> str:
@@ -340,9 +414,12 @@ def solve(
         stops=tuple(options.stops),
         seed=1,
         grid=None,
-        options=_keywords(solver, options),
+        options=tools.options(_keywords(solver, options)),
         constants=equation.constants(),
     )
+    if sensealg == "BacksolveAdjoint":
+        assert isinstance(options.sensealg, sensealgs.BacksolveAdjoint)
+        request = replace(request, back=tools.back(problem, sde, equation, options.sensealg.checkpointing))
     stretches = _Stretches(problem, sde, request, options)
     got, status, message = chain(problem, sde, stretches.run, options, None)
     solution = assemble(problem, options, got, status, None)
@@ -433,9 +510,16 @@ def _sensealg(problem: SDEProblem, equation: StochasticEquation, options: SolveO
                 f" use backend='torch'."
             )
         return "TrackerAdjoint", "asked for, as DiscreteAdjoint"
+    if isinstance(chosen, sensealgs.BacksolveAdjoint):
+        if chosen != sensealgs.BacksolveAdjoint(checkpointing=chosen.checkpointing):
+            raise UnsupportedError(
+                f"sensealg={chosen} of an SDEProblem on backend='julia': BacksolveAdjoint has no other options there"
+                f" than checkpointing; leave them out, or use backend='torch'."
+            )
+        return "BacksolveAdjoint", "asked for"
     raise UnsupportedError(
         f"sensealg={chosen.name} of an SDEProblem does not exist on backend='julia': take DiscreteAdjoint (SciML's"
-        f" TrackerAdjoint, the default there), or backend='torch'."
+        f" TrackerAdjoint, the default there) or BacksolveAdjoint, or backend='torch'."
     )
 
 
