@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .errors import InvalidArgumentError, InvalidTimesError, ShapeError, UnknownNameError
-from .tracking import transforming
+from .tracking import tracing, transforming
 
 
 class PiecewisePolynomial:
@@ -34,13 +34,15 @@ class PiecewisePolynomial:
 
     def _evaluate(self, t: Tensor, coeffs: Sequence[Tensor]) -> Tensor:
         t = torch.as_tensor(t, dtype=self.knots.dtype, device=self.knots.device)
-        index = torch.searchsorted(self.knots[1:-1].detach(), t.detach().contiguous(), right=True)
+        flat = t.reshape(-1)
+        # Counted and gathered, not looked up by a number: so it can be traced.
+        index = (flat.detach()[:, None] >= self.knots[1:-1].detach()).sum(1)
         shape = coeffs[0].shape[1:]
-        x = (t - self.knots[index]).reshape((*t.shape, *(1,) * len(shape)))
-        out = coeffs[-1][index]
+        x = (flat - self.knots.index_select(0, index)).reshape((-1, *(1,) * len(shape)))
+        out = coeffs[-1].index_select(0, index)
         for c in reversed(coeffs[:-1]):
-            out = c[index] + x * out
-        return out
+            out = c.index_select(0, index) + x * out
+        return out.reshape((*t.shape, *shape))
 
 
 def constant(knots: Tensor, points: Tensor) -> PiecewisePolynomial:
@@ -88,11 +90,26 @@ def _moments(knots: Tensor, points: Tensor) -> Tensor:
     h = knots.diff()
     if len(h) < 2:
         return points[:0]
+    right = 6 * _slopes(knots, points).diff(dim=0)
+    if tracing():
+        return _tridiagonal(2 * (h[:-1] + h[1:]), h[1:-1], right)
     matrix = torch.diag(2 * (h[:-1] + h[1:]))
     if len(h) > 2:
         matrix = matrix + torch.diag(h[1:-1], 1) + torch.diag(h[1:-1], -1)
-    right = 6 * _slopes(knots, points).diff(dim=0)
     return torch.linalg.solve(matrix, right.reshape(len(right), -1)).reshape(right.shape)
+
+
+def _tridiagonal(diagonal: Tensor, beside: Tensor, right: Tensor) -> Tensor:
+    """A symmetric, diagonally dominant system, without a matrix: elimination downwards, then upwards."""
+    factors, rows = [diagonal[0]], [right[0]]
+    for i in range(1, len(diagonal)):
+        ratio = beside[i - 1] / factors[-1]
+        factors.append(diagonal[i] - ratio * beside[i - 1])
+        rows.append(right[i] - ratio * rows[-1])
+    found = [rows[-1] / factors[-1]]
+    for i in reversed(range(len(rows) - 1)):
+        found.append((rows[i] - beside[i] * found[-1]) / factors[i])
+    return torch.stack(found[::-1])
 
 
 def _slopes(knots: Tensor, points: Tensor) -> Tensor:

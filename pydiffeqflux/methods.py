@@ -403,6 +403,10 @@ _AUTO |= {"autovern7": AutoVern7, "autovern9": AutoVern9}
 _BY_NAME = {alias: kind for kind in CATALOGUE for alias in (kind.name, *kind.aliases)}
 
 
+#: The backends that know Julia's own names.
+JULIA = ("julia", "diffeqflux")
+
+
 def resolve(method: Method | type[Method] | str, backend: str = "auto") -> Method:
     """A method object for a name such as ``"tsit5"``, ``"Tsit5"`` or ``"AutoTsit5(Rosenbrock23)"``.
 
@@ -421,8 +425,8 @@ def resolve(method: Method | type[Method] | str, backend: str = "auto") -> Metho
             return _BY_NAME[text]()
         auto = re.fullmatch(r"(auto\w+)\((\w+)\)", text)
         if auto and auto[1] in _AUTO:
-            with contextlib.suppress(UnknownNameError) if backend == "julia" else contextlib.nullcontext():
+            with contextlib.suppress(UnknownNameError) if backend in JULIA else contextlib.nullcontext():
                 return _AUTO[auto[1]](auto[2])
-        if backend == "julia":
+        if backend in JULIA:
             return SciMLMethod(method)
     raise UnknownNameError("method", method, [*_BY_NAME, "AutoTsit5(Rosenbrock23)"])

@@ -186,6 +186,27 @@ class SOSRI(_RungeKutta):
     noises = ("diagonal", "scalar")
 
 
+@dataclass(frozen=True)
+class SciMLSDEMethod(SDEMethod):
+    """A solver of StochasticDiffEq.jl by its Julia name, for ``backend="julia"`` only.
+
+    Args:
+        text: as written in Julia: ``"LambaEM"``, ``"RKMilCommute()"``, ``"SKenCarp()"``. Names of solvers and literal
+            arguments are understood, nothing else. Whether it suits the noise is Julia's to say.
+
+    Example:
+        >>> from pydiffeqflux import SciMLSDEMethod
+        >>> str(SciMLSDEMethod(text="LambaEM"))
+        'LambaEM'
+    """
+
+    adaptive: bool = True  # type: ignore[misc]
+    text: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
 CATALOGUE: tuple[type[SDEMethod], ...] = (
     EM,
     Milstein,
@@ -221,8 +242,10 @@ def default(noise: str, interpretation: str) -> SDEMethod:
     return {"additive": SOSRA(), "general": EM()}.get(noise, SOSRI())
 
 
-def resolve(method: Method | type[Method] | str) -> SDEMethod:
+def resolve(method: Method | type[Method] | str, backend: str = "auto") -> SDEMethod:
     """A method object for a name such as ``"sosri"`` or ``"SOSRI"``.
+
+    With ``backend="julia"`` any other name is one of Julia's own, which Julia will know or not.
 
     Raises:
         UnknownNameError: a name that is none of them (the nearest one is in the message).
@@ -239,6 +262,8 @@ def resolve(method: Method | type[Method] | str) -> SDEMethod:
         )
     if isinstance(method, str) and is_known(method):
         return _BY_NAME[method.strip().lower().replace("()", "")]()
+    if isinstance(method, str) and backend == "julia":
+        return SciMLSDEMethod(text=method)
     raise UnknownNameError("method", method, _BY_NAME)
 
 
@@ -248,6 +273,8 @@ def check(method: SDEMethod, noise: str, interpretation: str) -> None:
     Raises:
         MethodNoiseError: it does not; the message names those that do.
     """
+    if isinstance(method, SciMLSDEMethod):
+        return  # Julia knows
     rather = f"use one of {', '.join(known(noise, interpretation))}"
     if interpretation not in method.interpretations:
         raise MethodNoiseError(

@@ -233,7 +233,7 @@ def _method(method: Method | str | None, problem: Problem | None, backend: str) 
             )
         return ordinary
     noise, interpretation = problem.noise, problem.interpretation
-    chosen = sde_methods.default(noise, interpretation) if method is None else sde_methods.resolve(method)
+    chosen = sde_methods.default(noise, interpretation) if method is None else sde_methods.resolve(method, backend)
     sde_methods.check(chosen, noise, interpretation)
     return chosen
 

@@ -31,6 +31,25 @@ def transforming() -> bool:
     return forwarding() or torch._C._are_functorch_transforms_active()
 
 
+_traces = 0
+
+
+def tracing() -> bool:
+    """While a right-hand side is traced: values stand for any others, and cannot be looked at."""
+    return _traces > 0
+
+
+@contextmanager
+def traced() -> Iterator[None]:
+    """Around the function that is traced."""
+    global _traces
+    _traces += 1
+    try:
+        yield
+    finally:
+        _traces -= 1
+
+
 def forwarding() -> bool:
     """Inside forward mode: ``torch.func.jvp`` or ``jacfwd``, or a dual level of autograd's."""
     return forward_ad._current_level >= 0

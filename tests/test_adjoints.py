@@ -346,3 +346,27 @@ def test_torch_func_with_an_adjoint_that_cannot_be_transformed_says_what_can(sen
 
     with pytest.raises(UnsupportedError, match=r"DiscreteAdjoint\(\)"):
         torch.func.grad(loss)(torch.ones(2))
+
+
+COMPILED = [pdf.DiscreteAdjoint(), pdf.GaussAdjoint(), pdf.InterpolatingAdjoint(), pdf.BacksolveAdjoint()]
+
+
+@pytest.mark.parametrize(
+    ("sensealg", "backend"), [*((s, "eager") for s in TIGHT.values()), *((s, "compiled") for s in COMPILED)]
+)
+def test_a_tensor_that_was_made_of_another_counts_once(sensealg, backend):
+    raw = torch.tensor(0.3, dtype=F64, requires_grad=True)
+
+    def loss(raw):
+        first = 2 * raw
+        second, third = first + 1, first * raw
+        problem = pdf.ODEProblem(
+            lambda t, y: -first * y + torch.sin(second * y) * third * raw, torch.ones(2, dtype=F64), (0.0, 1.0)
+        )
+        return pdf.solve(problem, sensealg=sensealg, backend=backend, rtol=1e-9, atol=1e-9, saveat=[1.0]).ys.sum()
+
+    (found,) = torch.autograd.grad(loss(raw), raw)
+    with torch.no_grad():
+        step = 1e-5
+        expected = (loss(raw + step) - loss(raw - step)) / (2 * step)
+    assert abs(float(found - expected)) < 1e-6

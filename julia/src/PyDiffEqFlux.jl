@@ -16,11 +16,12 @@ using LinearAlgebra: LinearAlgebra, BLAS
 using LuxCore: LuxCore
 using OrdinaryDiffEq: OrdinaryDiffEq
 using PrecompileTools: @compile_workload, @setup_workload
-using Random: AbstractRNG
+using Random: AbstractRNG, Xoshiro
 using SciMLBase: SciMLBase, ODEFunction, ODEProblem, solve
-# Which is pinned: the two are the ones that its algorithms run on.
-using SciMLSensitivity: SciMLSensitivity, ForwardDiff, Zygote
+# Which is pinned: these are the ones that its algorithms run on.
+using SciMLSensitivity: SciMLSensitivity, DiffEqNoiseProcess, ForwardDiff, Tracker, Zygote
 using SpecialFunctions: erf, erfc
+using StochasticDiffEq: StochasticDiffEq, StochasticDiffEqCore
 
 include("flat.jl")          # zero-based memory, as emitted code sees it
 include("emission.jl")      # the words of emitted code, and how it is compiled
@@ -38,6 +39,9 @@ include("layer.jl")         # a right-hand side as a layer of DiffEqFlux
 include("bridge.jl")        # what Python calls
 include("direct.jl")        # what it calls again and again, without any ado
 include("delay.jl")         # delay equations
+include("stochastic.jl")    # stochastic equations, and what Python calls for them
+include("stochastic_adjoint.jl") # their adjoint equation
+include("door.jl")          # DiffEqFlux's own layer, and what Python calls for it
 include("precompile.jl")    # what is compiled ahead of the first use
 
 end

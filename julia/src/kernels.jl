@@ -75,7 +75,7 @@ end
 function pull!(
         gy::Memory1{T}, gp::Memory1{T}, gt::Memory1{T}, k::Kernels{T}, v::Memory1{T}, y::Memory1{T}, p::Memory1{T}, t
     ) where {T}
-    checked(gy, k.n), checked(gp, k.np), checked(v, k.n), checked(y, k.n), checked(p, k.np)
+    checked(gy, k.n), checked(gp, k.np), checked(v, k.m), checked(y, k.n), checked(p, k.np)
     givenup()
     GC.@preserve gy gp gt k v y p ccall(
         k.vjp, Cvoid,

@@ -7,7 +7,7 @@ import functools
 from ..errors import BackendUnavailableError, UnknownNameError
 from .backend import Backend
 
-NAMES = ("auto", "torch", "eager", "compiled", "julia")
+NAMES = ("auto", "torch", "eager", "compiled", "julia", "diffeqflux")
 
 
 def get(name: str) -> Backend:
@@ -39,6 +39,10 @@ def get(name: str) -> Backend:
         from .julia.engine import JuliaBackend
 
         return JuliaBackend()
+    if name == "diffeqflux":
+        from .julia.door import DiffEqFluxBackend
+
+        return DiffEqFluxBackend()
     raise UnknownNameError("backend", name, NAMES)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch._decomp import decomposition_table
 
+from . import solves
+
 #: By name; every overload that torch has a decomposition for. Torch's own, so that the formulas are exactly torch's.
 NAMES = """
     addcmul addcdiv addr gelu gelu_backward silu silu_backward softplus softplus_backward elu elu_backward
@@ -37,4 +39,4 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     for op, rule in decomposition_table.items():
         if isinstance(op, torch._ops.OpOverload) and str(op).rsplit(".", 1)[0] in wanted:
             table[op] = rule
-    return table
+    return table | solves.RULES

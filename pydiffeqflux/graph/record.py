@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import UntraceableError
+from ..tracking import traced
 
 _lift = torch.ops.aten.lift_fresh.default
 
@@ -71,7 +72,7 @@ def record(
     """
     recorder = Recorder(example, {} if table is None else table)
     Recorder.line = None
-    with _as_written(), _NoValues(recorder), recorder:
+    with traced(), _as_written(), _NoValues(recorder), recorder:
         out = function(*example)
     recorder.finish(out)
     return Recording(recorder.graph, recorder.held)

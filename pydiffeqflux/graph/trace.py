@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
 
 from ..errors import UntraceableError
 from . import operators
@@ -61,19 +62,22 @@ def trace(evaluate: Evaluate, t: Tensor, y: Tensor) -> Graphs:
     forward = _record(evaluate, t, y)
     reached = _externals(forward)
     params = [x for x in reached if x.requires_grad]
+    # A parameter that was computed from another one has a history, which is not to be differentiated here.
+    ends = {id(x): x if x.is_leaf else x.detach().requires_grad_() for x in params}
 
     def pull_back(t: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad():
+        with torch.enable_grad(), _Instead(ends):
             t, y = t.detach().requires_grad_(), y.detach().requires_grad_()
             out = evaluate(t, y)
             if not out.requires_grad:
                 return (None,) * (2 + len(params))
-            return torch.autograd.grad(_Seeded.apply(out, v), [t, y, *params], allow_unused=True)
+            return torch.autograd.grad(_Seeded.apply(out, v), [t, y, *ends.values()], allow_unused=True)
 
     (out,) = [n for n in forward.nodes if n.op == "output"]
     shape = tuple(out.args[0].meta["tensor_meta"].shape)
     v = torch.ones(shape, dtype=y.dtype)
     backward = _record(pull_back, t, y, v)
+    _restore(backward, {id(ends[id(x)]): x for x in params})
     known = {id(x) for x in reached}
     rest = [x for x in _externals(backward) if id(x) not in known]
     externals = params + [x for x in reached if not x.requires_grad] + rest
@@ -162,6 +166,33 @@ def _replace(graph: Recording, found: dict[fx.Node, Tensor], arguments: Sequence
         if id(tensor) in nodes:
             nodes[id(tensor)].replace_all_uses_with(last)
     graph.graph.eliminate_dead_code()
+
+
+class _Instead(TorchFunctionMode):
+    """Hands other tensors to torch's functions than the ones that were passed; by the identity of the latter."""
+
+    def __init__(self, others: dict[int, Tensor]):
+        super().__init__()
+        self.others = others
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*self._replaced(args), **{k: self._replaced((v,))[0] for k, v in (kwargs or {}).items()})
+
+    def _replaced(self, values: Any) -> Any:
+        found = [
+            self.others.get(id(v), v)
+            if isinstance(v, Tensor)
+            else self._replaced(v)
+            if type(v) in (tuple, list)
+            else v
+            for v in values
+        ]
+        return tuple(found) if isinstance(values, tuple) else found
+
+
+def _restore(graph: Recording, originals: dict[int, Tensor]) -> None:
+    """Let a graph hold the tensors that others stood for."""
+    graph.held.update({name: originals.get(id(x), x) for name, x in graph.held.items()})
 
 
 def _externals(graph: Recording) -> list[Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..dynamical import halves
 from ..errors import SingularMassError
-from ..tracking import transforming
+from ..tracking import tracing, transforming
 from .hamiltonian import _checked, energy
 
 
@@ -69,7 +69,7 @@ class LagrangianNN(nn.Module):
         mass, mixed = curvature[:, n:, n:], curvature[:, n:, :n]
         push = slope[:, :n] - (mixed @ v[..., None])[..., 0]
         a, info = torch.linalg.solve_ex(mass, push[..., None])
-        if not transforming() and bool((info != 0).any()):
+        if not (transforming() or tracing()) and bool((info != 0).any()):
             at = rows[int((info != 0).nonzero()[0, 0])].tolist()
             raise SingularMassError(
                 f"the Lagrangian's second derivative in the velocities is singular at (q, v)={at}: it must depend on"

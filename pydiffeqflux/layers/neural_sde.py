@@ -57,7 +57,9 @@ class _SDELayer(nn.Module):
         self.drift, self.diffusion = drift, diffusion
         self.timed = tuple(takes_time(m) if time_dependent is None else time_dependent for m in (drift, diffusion))
         self.t_span, self.saveat, self.interpretation = t_span, saveat, interpretation
-        self.method = sde_methods.default(self.noise, interpretation) if method is None else sde_methods.resolve(method)
+        self.method = (
+            sde_methods.default(self.noise, interpretation) if method is None else sde_methods.resolve(method, backend)
+        )
         sde_methods.check(self.method, self.noise, interpretation)
         self.rtol, self.atol = rtol, atol
         self.sensealg, self.backend = sensealgs.resolve(sensealg), backend

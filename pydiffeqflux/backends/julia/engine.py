@@ -18,6 +18,7 @@ from ...dde_problem import DDEProblem
 from ...errors import DenseOutputError, DtypeError, InvalidTimesError, UnsupportedError, UntraceableError
 from ...methods import Method
 from ...problem import ODEProblem, time_point, time_points
+from ...sde_problem import SDEProblem
 from ...sensealg import SenseAlg
 from ...solution import Solution, Stats
 from ...state import State
@@ -52,6 +53,10 @@ class JuliaBackend:
     def solve(self, problem: Problem, method: Method, options: SolveOptions) -> Solution:
         began = time.perf_counter()
         _require(problem, options)
+        if isinstance(problem, SDEProblem):
+            from . import stochastic  # most programs never need it
+
+            return stochastic.solve(session(), problem, method, options, _tolerances(problem.packed, options))
         assert isinstance(problem, ODEProblem | DDEProblem)
         if isinstance(problem, ODEProblem):
             if transforming():
@@ -247,7 +252,7 @@ def _held(session: Session, keywords: str) -> Held | None:
 
 def _require(problem: Problem, options: SolveOptions) -> None:
     """Raise for what this backend does not do."""
-    if not isinstance(problem, ODEProblem | DDEProblem):
+    if not isinstance(problem, ODEProblem | SDEProblem | DDEProblem):
         raise UnsupportedError(
             f"a {type(problem).__name__} cannot be solved on backend='julia' yet: use backend='torch'."
         )
@@ -278,6 +283,13 @@ def _require(problem: Problem, options: SolveOptions) -> None:
             "norm does not exist on backend='julia', whose solvers take the root mean square: give rtol and atol for"
             " each state to weigh them, or use backend='torch'."
         )
+    if isinstance(problem, SDEProblem):
+        for name, wanted in (("progress", options.progress), ("controller", options.controller != PIDController())):
+            if wanted:
+                raise UnsupportedError(
+                    f"{name} with an SDEProblem does not exist on backend='julia': leave it out, or use"
+                    f" backend='torch'."
+                )
 
 
 def _sensealg(problem: ODEProblem, model: Model | CalledBack, options: SolveOptions) -> tuple[SenseAlg | None, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -38,6 +38,31 @@ def captured_tensors(func: Callable[..., Any], evaluate: Callable[[], Tensor], o
     for tensor in held_by(func):
         found.setdefault(id(tensor), tensor)
     return [t for key, t in found.items() if key not in mine]
+
+
+def partial(params: Sequence[Tensor], totals: Sequence[Tensor]) -> list[Tensor]:
+    """The derivatives in ``params`` alone, of ``totals`` that hold what one has through another that it was made of.
+
+    Autograd differentiates along everything that lies between: where both ``a`` and ``b = a + 1`` were captured, the
+    derivative in ``a`` contains that of ``b``, which whoever goes on from ``b`` would add a second time.
+    """
+    if all(x.grad_fn is None for x in params):
+        return list(totals)
+    found = list(totals)
+    # The latest first: none of them was made of what follows.
+    order = sorted(range(len(params)), key=lambda i: _age(params[i]), reverse=True)
+    for place, i in enumerate(order):
+        later = [j for j in order[:place] if params[j].grad_fn is not None]
+        if later:
+            outs, seeds = [params[j] for j in later], [found[j].to(params[j]) for j in later]
+            (through,) = torch.autograd.grad(outs, params[i], seeds, retain_graph=True, allow_unused=True)
+            if through is not None:
+                found[i] = found[i] - through
+    return found
+
+
+def _age(x: Tensor) -> int:
+    return -1 if x.grad_fn is None else int(x.grad_fn._sequence_nr())
 
 
 class _Arguments(TorchFunctionMode):

@@ -20,6 +20,7 @@ from ....problem import SaveTimes, TimePoint
 from ....sensealg import DiscreteAdjoint
 from ....solution import Status
 from ..integrate import Counts, Integration, Outcome
+from .capture import partial
 from .function import link_crossing
 from .job import Job
 
@@ -221,6 +222,10 @@ def _differentiate(
     found: list[Tensor | None] = [None] * len(at)
     for i, value in zip(wanted, values, strict=True):
         found[i] = value
+    if not create_graph:
+        params, totals = [x for x in at[first:] if x is not None], found[first:]
+        filled = [torch.zeros_like(x) if g is None else g for x, g in zip(params, totals, strict=True)]
+        found[first:] = partial(params, filled)
     return found, at
 
 

@@ -15,6 +15,7 @@ from ..events import Crossing, differentiable_crossing
 from ..integrate import Outcome
 from ..rhs import Rhs
 from .adjoint import Adjoint
+from .capture import partial
 from .job import Seeds
 
 
@@ -51,6 +52,7 @@ class _Solve(torch.autograd.Function):
         t0, t1, saves = ctx.times
         with torch.no_grad():
             lam0, mu = adjoint.backward(y0, ys, y1, Seeds(g_ys, g_y1))
+            mu = partial(params, mu)
             g_t0 = g_t1 = g_saves = None
             if t0 is not None:
                 g_t0 = -_dot(lam0, job.rhs.derivative(job.t0, y0)).to(t0)
