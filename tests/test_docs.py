@@ -19,8 +19,12 @@ from pydiffeqflux.sensealg import ALL
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = sorted(path.name for path in ROOT.glob("*.md"))
-PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
+DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PYTHON_BLOCKS = [
+    pytest.param(name, code, id=f"{name}-{i}")
+    for name in DOCUMENTS
+    for i, code in enumerate(re.findall(r"^```python\n(.*?)^```$", (ROOT / name).read_text(), re.M | re.S))
+]
 COMMANDS = re.findall(r"^```sh\n(.*?)\n```$", README, re.M | re.S)
 
 
@@ -28,11 +32,11 @@ def test_there_is_code_to_run() -> None:
     assert len(PYTHON_BLOCKS) >= 5
 
 
-@pytest.mark.parametrize("code", PYTHON_BLOCKS, ids=range(len(PYTHON_BLOCKS)))
-def test_readme_code_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "code"), PYTHON_BLOCKS)
+def test_code_in_documents_runs(name: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+    exec(compile(code, name, "exec"), {"__name__": "__main__"})
 
 
 def test_two_commands_of_one_line_do_the_setup() -> None:
@@ -102,7 +106,7 @@ def test_links_lead_somewhere(name: str) -> None:
         if "://" in target:
             continue
         path, _, anchor = target.partition("#")
-        at = ROOT / path if path else ROOT / name
+        at = (ROOT / name).parent / path if path else ROOT / name
         assert at.exists(), f"{name} links to {target}"
         if anchor:
             assert anchor in anchors(at.read_text()), f"{name} links to {target}"
