@@ -118,7 +118,8 @@ def draw(
         left.scatter(*wrong.T, s=300, facecolors="none", edgecolors=INK, linewidths=1.6, zorder=2)
         for i, name in ((INSTRUCTOR, "instructor"), (OFFICER, "officer")):
             box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.85}
-            left.annotate(name, xy[i], xytext=(0, 15), textcoords="offset points", ha="center", weight="bold", bbox=box)
+            beside = {"xytext": (-14 if i == INSTRUCTOR else 0, 13), "textcoords": "offset points", "ha": "center"}
+            left.annotate(name, xy[i], weight="bold", bbox=box, **beside)
         left.set_axis_off()
         many = len(graph) - 2
         left.set_title(f"Side found: {round(right[0] * many)} of {many} right (the rest ringed)")

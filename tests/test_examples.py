@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import runpy
 import sys
 from pathlib import Path
@@ -173,10 +174,85 @@ def test_a_lag_is_learnt_from_populations(example: ModuleType, tmp_path: Path) -
     check_picture(outcome.picture)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.py")))
+@pytest.mark.parametrize("example", ["weather_forecast"], indirect=True)
+def test_next_year_s_weather_is_forecast(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    assert outcome.climate < 3 < outcome.mean
+    assert outcome.forecast < 0.7 * outcome.mean  # the full fit beats the average of the years before, too
+    check_picture(outcome.picture)
+
+
+@pytest.mark.parametrize("example", ["bouncing_ball"], indirect=True)
+def test_a_ball_is_weighed_by_its_clicks(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    off = (outcome.found[-1] - example.TRUTH).abs()
+    assert bool((off < 3 * outcome.errors).all())
+    assert bool((outcome.errors < torch.tensor([0.5, 0.02])).all())
+    assert outcome.scatter < 2 * example.JITTER
+    # The clicks of an exact ball: a fall, then hops that shrink by the restitution.
+    gravity, restitution = example.TRUTH
+    fall = (2 * example.HEIGHT / gravity).sqrt()
+    hops = 2 * fall * restitution ** torch.arange(1, 4)
+    exact = fall + torch.cat([torch.zeros(1), hops.cumsum(0)])
+    assert torch.allclose(example.clicks(example.TRUTH, 4), exact, atol=1e-4)
+    check_picture(outcome.picture)
+
+
+@pytest.mark.parametrize("example", ["drug_dosing"], indirect=True)
+def test_doses_are_found_in_the_blood(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    assert outcome.losses[0] > 20 and outcome.losses[-1] < 2  # in units of the samples' error
+    for true, found in zip(*outcome.body, strict=True):
+        assert found == pytest.approx(true, rel=0.15)
+    for true, found in zip(*outcome.times, strict=True):
+        assert found == pytest.approx(true, abs=0.5)
+    check_picture(outcome.picture)
+
+
+@pytest.mark.parametrize("example", ["optimal_control"], indirect=True)
+def test_a_pendulum_is_swung_up(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    before, after = outcome.upright
+    assert before < 0.1 and after > 0.8  # from starts near the top; the full training brings them up from anywhere
+    assert outcome.cost[1] < 0.6 * outcome.cost[0]
+    check_picture(outcome.picture)
+
+
+@pytest.mark.parametrize("example", ["graph_karate"], indirect=True)
+def test_a_club_splits_along_its_friendships(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    assert outcome.accuracy > 0.9
+    assert outcome.without < 0.75  # two labels alone say nothing about the others
+    check_picture(outcome.picture)
+
+
+@pytest.mark.parametrize("example", ["digits_convolution"], indirect=True)
+def test_digits_are_read(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    assert outcome.accuracies[-1] > 0.9  # four epochs; the full twelve get above 0.98
+    assert outcome.confusion.sum() == example.TEST
+    assert outcome.confusion.diagonal().sum() / example.TEST == pytest.approx(outcome.accuracies[-1])
+    check_picture(outcome.picture)
+
+
+@pytest.mark.parametrize("example", ["newton_krylov"], indirect=True)
+def test_newton_s_method_gets_down(example: ModuleType, tmp_path: Path) -> None:
+    outcome = example.main(tmp_path, quick=True)
+    assert outcome.off < 1e-5  # of the Hessian's products, against differences of gradients
+    losses = [loss for _, loss in outcome.newton]
+    assert all(b <= a for a, b in itertools.pairwise(losses))
+    assert losses[-1] < 0.4 * losses[0]
+    check_picture(outcome.picture)
+
+
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_say_how_they_are_used(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
