@@ -2,8 +2,8 @@
 
 Daily maximum and minimum temperature, wind and rain in Seattle, 2012 to 2015, averaged over months. The equation is
 autonomous: nobody tells it the date, the seasons have to be a cycle of its own. It is trained on rates of change, then
-on stretches of half a year, then on the first three years in one; after SciML's tutorial "Weather forecasting with
-neural ODEs". Beside its forecast of 2015: the averages of the three years before, month by month.
+on stretches of half a year to two years, then on the first three in one; after SciML's tutorial "Weather forecasting
+with neural ODEs". Beside its forecast of 2015: the averages of the three years before, month by month.
 
 The data: NOAA, public domain, as shipped by the package vega_datasets (seattle-weather.csv).
 
@@ -26,7 +26,7 @@ import pydiffeqflux as pdf
 COLUMNS = ("temp_max", "temp_min", "wind", "precipitation")
 LABELS = ("warmest of the day, °C", "coldest of the day, °C", "wind, m/s", "rain, mm a day")
 YEAR, KNOWN = 12, 36  # months; how many are seen
-GROUP = 7  # months in a stretch
+GROUPS = (7, 13, 25)  # months in a stretch
 
 
 def monthly() -> Tensor:
@@ -56,20 +56,17 @@ def flow(net: nn.Module, months: int) -> pdf.NeuralODE:
 
 
 def train(net: nn.Module, start: nn.Parameter, seen: Tensor, rounds: tuple[int, int, int]) -> list[float]:
-    """Rates of change first, then short stretches side by side, then all three years in one."""
+    """Rates of change first, then stretches side by side, shorter and longer ones, then all three years in one."""
     times = torch.arange(len(seen), dtype=torch.float64)
     pdf.collocation_pretrain(net, seen, times, "epanechnikov", 0.12, steps=rounds[0])
+    for group in GROUPS:
 
-    def stretches() -> Tensor:
-        return pdf.multiple_shoot(net, seen, times, None, "rk4", GROUP, continuity_term=1.0, dt=0.5).loss
+        def stretches(group: int = group) -> Tensor:
+            return pdf.multiple_shoot(net, seen, times, None, "rk4", group, continuity_term=1.0, dt=0.5).loss
 
+        descend(net.parameters(), stretches, rounds[1], 0.01)
     node = flow(net, len(seen))
-
-    def whole() -> Tensor:
-        return (node(start) - seen).square().mean()
-
-    descend(net.parameters(), stretches, rounds[1], 0.01)
-    return descend([*net.parameters(), start], whole, rounds[2], 0.005)
+    return descend([*net.parameters(), start], lambda: (node(start) - seen).square().mean(), rounds[2], 0.002)
 
 
 def main(out_dir: str | Path, quick: bool = False) -> Outcome:
@@ -79,7 +76,7 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     middle, spread = weather[:KNOWN].mean(0), weather[:KNOWN].std(0)
     seen = (weather[:KNOWN] - middle) / spread
     net, start = network(), nn.Parameter(seen[0].clone())
-    losses = train(net, start, seen, (300, 150, 60) if quick else (400, 600, 1000))
+    losses = train(net, start, seen, (300, 80, 20) if quick else (400, 300, 600))
     with torch.no_grad():
         fine = torch.linspace(0, len(weather) - 1, 800, dtype=torch.float64)
         problem = pdf.ODEProblem(lambda t, y: net(y), start, (0.0, float(fine[-1])))
