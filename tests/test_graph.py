@@ -29,12 +29,12 @@ def run(traced: Kernels, name: str, t: Tensor, y: Tensor, v: Tensor | None = Non
     single = y.dtype == torch.float32
     text, work = emit(program)
     code = toolchain.kernels([text], single)
-    time = ctypes.c_float if single else ctypes.c_double
-    given = {"t": float(t), "y": y.reshape(-1).numpy(), "w": np.full(work, np.nan)}
+    time, dtype = (ctypes.c_float, np.float32) if single else (ctypes.c_double, np.float64)
+    given = {"t": float(t), "y": y.reshape(-1).numpy(), "w": np.full(work, np.nan, dtype)}
     given |= {b: traced.pack(traced.graphs.externals, b).numpy() for b in "pci"}
     if v is not None:
         given["v"] = v.reshape(-1).numpy()
-    results = {n: np.full(b.size, np.nan) for n, b in program.outputs.items()}
+    results = {n: np.full(b.size, np.nan, dtype) for n, b in program.outputs.items()}
     names = [a for a in arguments(program) if a != "t"]
     call = ctypes.CFUNCTYPE(None, time, *[ctypes.c_void_p] * len(names))(code.address(name))
     call(float(t), *[(results[a] if a in results else given[a]).ctypes.data for a in names])

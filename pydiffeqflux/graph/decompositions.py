@@ -22,7 +22,7 @@ NAMES = """
     native_group_norm_backward _fused_rms_norm _fused_rms_norm_backward native_batch_norm
     native_batch_norm_backward _native_batch_norm_legit _native_batch_norm_legit_no_training std_mean norm
     linalg_vector_norm mse_loss mse_loss_backward smooth_l1_loss embedding_dense_backward diagonal_backward
-    unfold_backward trace linspace frac hypot cumprod_backward reflection_pad1d reflection_pad2d
+    nan_to_num unfold_backward trace linspace frac hypot cumprod_backward reflection_pad1d reflection_pad2d
     reflection_pad3d replication_pad1d replication_pad2d replication_pad3d _reshape_copy unsafe_split
     unsafe_chunk chunk tensor_split mean_backward index_add_ lerp dist heaviside deg2rad rad2deg
     special_log_ndtr special_xlog1py grid_sampler_2d upsample_nearest2d upsample_bilinear2d pixel_shuffle

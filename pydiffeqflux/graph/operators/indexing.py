@@ -10,7 +10,7 @@ from ..expr import Expr, call, number
 from ..program import Loop
 from ..table import Lowering, operator
 from ..value import At, Layout, Value, contiguous_strides, stored, viewed
-from .pointwise import broadcast
+from .pointwise import Operand, broadcast, pointwise
 from .views import sliced
 
 
@@ -172,12 +172,24 @@ def _gather(low: Lowering, x: Value, dim: int, index: Value, **options: Any) -> 
     return viewed(kept, index.shape, lambda at: [*at[:d], pick.at(at), *at[d + 1 :]])
 
 
-@operator("aten.scatter_add.default", "aten.scatter.src")
+@operator("aten.scatter_add.default")
 def _scatter_add(low: Lowering, x: Value, dim: int, index: Value, source: Value) -> Value:
-    # Of several sources for one place, torch keeps any; adding up is what the gradient of gather needs.
+    return _scattered(low, x, dim, index, source, True)
+
+
+@operator("aten.scatter.src", "aten.scatter.value")
+def _scatter_into(low: Lowering, x: Value, dim: int, index: Value, source: Operand) -> Value:
+    """Of several sources for one place, torch keeps any; here it is the last."""
+    value = low.value(source)
+    return _scattered(low, x, dim, index, value if value.shape else broadcast(value, index.shape), False)
+
+
+def _scattered(low: Lowering, x: Value, dim: int, index: Value, source: Value, add: bool) -> Value:
+    if not x.shape:
+        return pointwise(low, "add", x, source) if add else source
     whole, d, pick = low.builder.copy(x), dim % len(x.shape), low.builder.settle(index)
     lookup = lambda at: [*at[:d], pick.at(at), *at[d + 1 :]]  # noqa: E731
-    _scatter(low, whole, index.shape, lookup, source, True)
+    _scatter(low, whole, index.shape, lookup, source, add)
     return whole
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ...errors import UntraceableError
@@ -178,6 +179,27 @@ def _reciprocal(low: Lowering, x: Value) -> Value:
 @operator("aten.rsqrt.default")
 def _rsqrt(low: Lowering, x: Value) -> Value:
     return pointwise(low, "div", 1.0, pointwise(low, "sqrt", x))
+
+
+@operator("aten.isposinf.default")
+def _is_infinity(low: Lowering, x: Value) -> Value:
+    return pointwise(low, "eq", x, math.inf)
+
+
+@operator("aten.isneginf.default")
+def _is_minus_infinity(low: Lowering, x: Value) -> Value:
+    return pointwise(low, "eq", x, -math.inf)
+
+
+@operator("prims.hypot.default", "aten.hypot.default")
+def _hypot(low: Lowering, x: Value, y: Value) -> Value:
+    """Scaled by the larger of the two, so that no square overflows."""
+    a, b = (low.builder.settle(pointwise(low, "abs", v)) for v in (x, y))
+    large = low.builder.settle(pointwise(low, "maximum", a, b))
+    ratio = pointwise(low, "div", pointwise(low, "minimum", a, b), large)
+    root = pointwise(low, "sqrt", pointwise(low, "add", 1.0, pointwise(low, "mul", ratio, ratio)))
+    even = pointwise(low, "eq", large, 0.0)
+    return pointwise(low, "where", even, 0.0, pointwise(low, "mul", large, root))
 
 
 @operator("aten.square.default")

@@ -9,7 +9,7 @@ from ...errors import UntraceableError
 from ..expr import Expr, call, linear, number
 from ..program import Reduction, Scan
 from ..table import Lowering, operator
-from ..value import At, Value, stored
+from ..value import At, Value, constant, stored
 from .pointwise import broadcast, pointwise, truth
 from .views import permuted, reshaped
 
@@ -155,9 +155,24 @@ def _position(low: Lowering, x: Value, how: str, dim: int | None, keepdim: bool)
     return _as_result(low, found)
 
 
-@operator("aten.max.dim", "aten.min.dim")
-def _extremum_and_position(low: Lowering, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value]:
-    raise UntraceableError("gives an extremum and its position; use amax or amin")
+@operator("aten.max.dim")
+def _max_and_position(low: Lowering, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value]:
+    return _extremum_and_position(low, x, "max", dim, keepdim)
+
+
+@operator("aten.min.dim")
+def _min_and_position(low: Lowering, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value]:
+    return _extremum_and_position(low, x, "min", dim, keepdim)
+
+
+def _extremum_and_position(low: Lowering, x: Value, how: str, dim: int, keepdim: bool) -> tuple[Value, Value]:
+    kept = low.builder.settle(x)
+    extremum = reduced(low, kept, how, [dim], keepdim)
+    if not x.shape or x.shape[dim] == 1:
+        return extremum, constant(0, extremum.shape)
+    place = reduced(low, kept, f"arg{how}", [dim], keepdim)
+    assert place.layout is not None
+    return extremum, stored(place.layout.buffer, place.shape, "int", place.layout.strides, place.layout.offset)
 
 
 @operator("aten.cumsum.default")
