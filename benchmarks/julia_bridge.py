@@ -115,6 +115,10 @@ def error(value: Tensor, reference: Tensor) -> float:
 # -- the spiral -----------------------------------------------------------------------------------
 
 
+SAVES = torch.linspace(0, 1.5, 30)
+STARTS = {dtype: torch.tensor([2.0, 0.0], dtype=dtype) for dtype in (torch.float32, torch.float64)}
+
+
 def spiral(width: int, dtype: torch.dtype = torch.float32) -> tuple[Callable[[Tensor, Tensor], Tensor], nn.Module]:
     net = nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 2)).to(dtype)
     return (lambda t, y: net(y**3)), net
@@ -128,10 +132,9 @@ def gradient(
     tol: float = 1e-6,
     sensealg: str | None = None,
 ) -> None:
-    problem = pdf.ODEProblem(func, torch.tensor([2.0, 0.0], dtype=dtype), (0.0, 1.5))
-    saves = torch.linspace(0, 1.5, 30)
+    problem = pdf.ODEProblem(func, STARTS[dtype], (0.0, 1.5))
     sol = pdf.solve(
-        problem, method, saveat=saves, rtol=tol, atol=tol, backend=backend, dense=False, sensealg=sensealg
+        problem, method, saveat=SAVES, rtol=tol, atol=tol, backend=backend, dense=False, sensealg=sensealg
     )  # fmt: skip
     ys = sol.ys
     assert isinstance(ys, Tensor)

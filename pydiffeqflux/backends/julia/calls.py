@@ -86,16 +86,18 @@ class Request:
         return ask, stops
 
     @functools.cached_property
-    def backward_tolerances(self) -> tuple[float, float]:
+    def pull(self) -> Pull:
+        """The request for a gradient as Julia takes it."""
         assert self.sensitivity is not None
-        return self.sensitivity.rtol or float(self.rtol.min()), self.sensitivity.atol or float(self.atol.min())
+        rtol, atol = self.sensitivity.rtol or float(self.rtol.min()), self.sensitivity.atol or float(self.atol.min())
+        return Pull(alg=self.solver.handle, sensealg=self.sensitivity.handle, rtol=rtol, atol=atol)
 
 
 class Run(Held):
     """What came of it.
 
     Attributes:
-        ts, ys: the times that were reached, ``(T,)``, and the states there, ``(T, n)``.
+        ts, ys: the times that were reached, ``(T,)``, and the states there, ``(T, *y0.shape)``.
         last_t, last_y: where it ended.
         event: the number of the event that ended it, counted from 1; 0 where none did.
         nf, naccept, nreject, njac: what it cost.
@@ -106,24 +108,27 @@ class Run(Held):
         super().__init__(session, came.run)
         self.ts, self.ys, self.last_t, self.last_y = ts, ys, came.t, last_y
         self.nf, self.naccept, self.nreject, self.njac = came.nf, came.naccept, came.nreject, came.njac
-        self.retcode, self.finite, self.event = session.retcodes[came.retcode], bool(came.finite), came.event
+        self.retcode, self.event = session.retcodes[came.retcode], came.event
+        self.finite = bool(came.finite)
+
+    @property
+    def ok(self) -> bool:
+        return self.finite and self.retcode in ("Success", "Terminated")
 
     def at(self, t: float) -> Tensor:
-        """The dense output at ``t``, ``(n,)``."""
+        """The dense output at ``t``."""
         out = torch.empty_like(self.last_y)
         self.session.call("bridge_interpolate", self.handle, float(t), out.data_ptr())
         return out
 
 
 def solve(request: Request, y0: Tensor, p: Tensor, constants: Constants) -> Run:
-    """Solve from ``y0 (n,)`` with parameters ``p (np,)``, both contiguous."""
+    """Solve from ``y0`` with parameters ``p (np,)``, both contiguous."""
     session, saves = request.model.session, request.saves
     ask, came = Ask.from_buffer_copy(request.template[0]), Came()
-    last = torch.empty_like(y0)
-    # The states at known times are written at once.
-    room = torch.empty((len(saves), y0.numel()), dtype=y0.dtype)
+    last, room = torch.empty_like(y0), torch.empty((len(saves), *y0.shape), dtype=y0.dtype)
     ask.y0, ask.p, ask.last = y0.data_ptr(), p.data_ptr(), last.data_ptr()
-    if saves:
+    if saves:  # the states at known times are written at once
         ask.us = room.data_ptr()
     if constants is not None:
         ask.c, ask.i = addresses(constants)
@@ -134,31 +139,27 @@ def solve(request: Request, y0: Tensor, p: Tensor, constants: Constants) -> Run:
             saves, room = saves[:count], room[:count]
         return Run(session, came, saves, room, last)
     ts = torch.empty(count, dtype=torch.float64)
-    ys = torch.empty((count, y0.numel()), dtype=y0.dtype)
+    ys = torch.empty((count, *y0.shape), dtype=y0.dtype)
     run = Run(session, came, (), ys, last)
     session.call("bridge_states", came.run, ts.data_ptr(), ys.data_ptr())
     run.ts = tuple(ts.tolist())
     return run
 
 
-def gradient(request: Request, run: Run, seeds: Tensor, constants: Constants) -> tuple[Tensor, Tensor]:
-    """The gradients in ``y0 (n,)`` and ``p (np,)`` of a loss whose gradient in ``run.ys`` is ``seeds (T, n)``.
+def gradient(request: Request, run: Run, seeds: Tensor, constants: Constants) -> Tensor:
+    """The gradients in ``y0`` and in ``p``, one after the other, of a loss whose gradient in ``run.ys`` is ``seeds``.
 
     Args:
         constants: those of the solve, whatever was solved since.
     """
-    assert request.sensitivity is not None
     session, n = run.session, run.last_y.numel()
-    both = torch.zeros(n + request.model.np, dtype=seeds.dtype)
-    to_y0, to_p = both[:n], both[n:]
-    if len(seeds):
-        seeds = seeds.contiguous()
-        rtol, atol = request.backward_tolerances
-        pull = Pull(
-            run=run.handle, alg=request.solver.handle, sensealg=request.sensitivity.handle, seeds=seeds.data_ptr(),
-            du0=to_y0.data_ptr(), dp=to_p.data_ptr(), rtol=rtol, atol=atol,
-        )  # fmt: skip
-        if constants is not None:
-            pull.c, pull.i = addresses(constants)
-        session.enter(session.entries.pull, pull, here=request.model.here)
-    return to_y0, to_p
+    if not len(seeds):
+        return torch.zeros(n + request.model.np, dtype=seeds.dtype)
+    found, seeds = torch.empty(n + request.model.np, dtype=seeds.dtype), seeds.contiguous()
+    pull = Pull.from_buffer_copy(request.pull)
+    pull.run, pull.seeds, pull.du0 = run.handle, seeds.data_ptr(), found.data_ptr()
+    pull.dp = pull.du0 + n * found.element_size()
+    if constants is not None:
+        pull.c, pull.i = addresses(constants)
+    session.enter(session.entries.pull, pull, here=request.model.here)
+    return found

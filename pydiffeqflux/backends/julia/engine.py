@@ -115,7 +115,9 @@ def _run(
             ts = saves.tensor.double() if saves.tensor is not None else stretches.request.save_times.clone()
             states = ys if problem.spec is None else problem.spec.unflatten(ys)
             return Solution(ts, states, Stats(), status, [], dense), message
-        runner = lambda y0, s: stretches.outcome(run, ys, y1, s, stretches.request)  # noqa: E731
+        assert y1 is not None
+        end = y1
+        runner = lambda y0, s: stretches.outcome(run, ys, end, s, stretches.request)  # noqa: E731
     got, status, message = chain(problem, rhs, runner, options, None)
     states = got.states[-1] if got.states else problem.packed
     dense = _Dense(stretches, problem, states) if options.dense and stretches.runs else None

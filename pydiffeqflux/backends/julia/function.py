@@ -27,50 +27,69 @@ class Job:
 
     The adjoint starts at the last saved time, and the end always matters (the next stretch begins there): so it is
     saved, whether or not it was asked for.
+
+    Args:
+        alone: there is no next stretch; where it ended is of interest only if that is not where it should.
     """
 
-    def __init__(self, request: Request, constants: Constants):
+    def __init__(self, request: Request, constants: Constants, *, alone: bool = False):
         self.asked = len(request.saves)
         if request.saves and request.saves[-1] != request.t1:
             request = replace(request, saves=(*request.saves, request.t1))
-        self.request, self.constants = request, constants
+        self.request, self.constants, self.alone = request, constants, alone
         self.run: Run | None = None
 
-    def solve(self, y0: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def solve(self, y0: Tensor, params: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """The states at the times that were asked for, and at the end."""
-        start = y0.detach().reshape(-1).contiguous()
-        self.run = run = solve(self.request, start, packed(self.request, params), self.constants)
-        ys = run.ys.view(len(run.ys), *y0.shape)
-        return ys[: self.asked] if self.asked and len(ys) > self.asked else ys, run.last_y.view(y0.shape)
+        run = solve(self.request, y0.contiguous(), packed(self.request, params), self.constants)
+        self.run, ys = run, run.ys
+        if self.asked and len(ys) > self.asked:
+            ys = ys[: self.asked]
+        return ys, None if self.alone and run.ok else run.last_y
 
 
 class JuliaSolve(torch.autograd.Function):
-    """``(job, y0, t0, t1, saves, *params) -> (ys, y1)``: the states at the saved times, and where it ended."""
+    """``(job, y0, t0, t1, saves, *params) -> (ys, y1)``: the states at the saved times, and where it ended.
+
+    Of a job that is ``alone`` and went well, only the former.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, job: Job, y0: Tensor, t0: Tensor | None, t1: Tensor | None, saves: Tensor | None, *params: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Any:
         ys, y1 = job.solve(y0, params)
-        ctx.job, ctx.times = job, (t0, t1, saves)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(y0, ys, y1, *params)
-        return ys, y1
+        # The parameters' values are Julia's own by now; only times need more than the shapes.
+        ctx.job, ctx.inputs, ctx.times = job, (y0, *params), None
+        if t0 is not None or t1 is not None or saves is not None:
+            ctx.times = t0, t1, saves
+            ctx.save_for_backward(y0, ys, ys if y1 is None else y1, *params)
+        return ys if y1 is None else (ys, y1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() and any(g is not None and g.requires_grad for g in grads):
+        if not torch.is_grad_enabled():
+            return (None, *_gradients(ctx, *grads))
+        if any(g is not None and g.requires_grad for g in grads):
             raise GradientError(_NO_SECOND)
-        y0, ys, y1, *params = ctx.saved_tensors
-        job: Job = ctx.job
         with torch.no_grad():
-            g_ys, g_y1 = grads
-            to_y0, to_p = gradient(job.request, _run(job), _seeds(job, y0.numel(), g_ys, g_y1), job.constants)
-            of_times: Times = (None, None, None)
-            if any(ctx.needs_input_grad[2:5]):
-                of_times = _times(job, ctx.times, (y0, ys, y1), (to_y0, g_ys, g_y1), packed(job.request, params))
-        gradients = (to_y0.view(y0.shape), *of_times, *_unpacked(to_p, params))
-        return (None, *once(_NO_SECOND, gradients, (y0, *ctx.times, *params)))
+            found = _gradients(ctx, *grads)
+        y0, *params = ctx.inputs
+        return (None, *once(_NO_SECOND, found, (y0, *(ctx.times or ()), *params)))
+
+
+def _gradients(ctx: Any, g_ys: Tensor | None, g_y1: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    """The gradients of the state, of the times, and of the parameters."""
+    job: Job = ctx.job
+    flat = gradient(job.request, _run(job), _seeds(job, g_ys, g_y1), job.constants)
+    to_y0, *to_params = _unpacked(flat, ctx.inputs)
+    of_times: Times = (None, None, None)
+    if ctx.times is not None:
+        y0, ys, y1, *params = ctx.saved_tensors
+        states, grads = (y0, ys, y1), (to_y0, g_ys, g_y1)
+        of_times = _times(job, ctx.times, states, grads, packed(job.request, params))
+    return (to_y0, *of_times, *to_params)
 
 
 def _run(job: Job) -> Run:
@@ -78,17 +97,16 @@ def _run(job: Job) -> Run:
     return job.run
 
 
-def _seeds(job: Job, n: int, g_ys: Tensor | None = None, g_y1: Tensor | None = None) -> Tensor:
+def _seeds(job: Job, g_ys: Tensor | None, g_y1: Tensor | None) -> Tensor:
     """The gradient with respect to the states that Julia saved."""
-    rows = len(_run(job).ts)
-    if g_ys is not None and g_y1 is None and len(g_ys) == rows:
-        return g_ys.reshape(rows, n)
-    like = g_ys if g_ys is not None else g_y1
-    seeds = torch.zeros(rows, n, dtype=job.request.model.dtype if like is None else like.dtype)
+    ys = _run(job).ys
+    if g_ys is not None and g_y1 is None and len(g_ys) == len(ys):
+        return g_ys
+    seeds = torch.zeros_like(ys)
     if g_ys is not None:
-        seeds[: len(g_ys)] = g_ys.reshape(len(g_ys), n)
+        seeds[: len(g_ys)] = g_ys
     if g_y1 is not None:
-        seeds[-1] += g_y1.reshape(-1)
+        seeds[-1] += g_y1
     return seeds
 
 
@@ -118,18 +136,17 @@ def _times(
     return g_t0, g_t1, g_saves
 
 
-def _unpacked(flat: Tensor, params: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The parameters' gradients out of a flat vector."""
-    if all(x.dtype == flat.dtype for x in params):
-        return torch._C._nn.unflatten_dense_tensors(flat, list(params)) if params else ()
-    parts = flat.split([x.numel() for x in params])
-    return [g.reshape(x.shape).to(x) for g, x in zip(parts, params, strict=True)]
+def _unpacked(flat: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The gradients of the initial state and of the parameters out of a flat vector."""
+    if all(x.dtype == flat.dtype for x in inputs):
+        return torch._C._nn.unflatten_dense_tensors(flat, list(inputs))
+    parts = flat.split([x.numel() for x in inputs])
+    return [g.reshape(x.shape).to(x) for g, x in zip(parts, inputs, strict=True)]
 
 
 def packed(request: Request, params: Sequence[Tensor]) -> Tensor:
-    """The flat vector of the parameters."""
+    """The flat vector of the parameters; where no gradient is recorded."""
     dtype = request.model.dtype
     if not params:
         return torch.zeros(0, dtype=dtype)
-    flat = [x.detach() if x.dtype == dtype else x.detach().to(dtype) for x in params]
-    return torch._C._nn.flatten_dense_tensors(flat)
+    return torch._C._nn.flatten_dense_tensors([x if x.dtype == dtype else x.to(dtype) for x in params])

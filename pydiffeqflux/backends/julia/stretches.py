@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from ...dde_problem import DDEProblem
@@ -45,18 +46,18 @@ class Stretches:
         self.runs: list[Run] = []
         self.nf = self.naccept = self.nreject = self.njac = 0
 
-    def whole(self) -> tuple[Run, Tensor, Tensor]:
-        """The whole problem as one stretch: its run, the states at the save times, and the last one."""
+    def whole(self) -> tuple[Run, Tensor, Tensor | None]:
+        """The whole problem as one stretch: its run, the states at the save times, and after a failure the last one."""
         problem, saves = self.problem, self.options.saves
         assert saves is not None
-        job = Job(self.request, self.constants)
-        ys, y1 = JuliaSolve.apply(
+        job = Job(self.request, self.constants, alone=True)
+        found = JuliaSolve.apply(
             job, problem.packed, problem.t0.tensor, problem.t1.tensor, saves.tensor, *self.request.model.params
         )
         assert job.run is not None
         self._count(job.run)
         self.runs.append(job.run)
-        return job.run, ys, y1
+        return job.run, *(found if isinstance(found, tuple) else (found, None))
 
     def run(self, y0: Tensor, s: Stretch) -> Outcome:
         """Solve a stretch from ``y0``, as one node of the autograd graph."""
@@ -100,9 +101,9 @@ class Stretches:
         Only that is of interest: what is to be differentiated is solved once more, up to known times.
         """
         assert self.watch is not None
-        p = packed(request, self.request.model.params)
         watched = replace(request, sensitivity=None, saves=(), keep="end", dense=False, watch=self.watch)
-        run = solve(watched, y0.detach().reshape(-1).contiguous(), p, self.constants)
+        with torch.no_grad():
+            run = solve(watched, y0.contiguous(), packed(request, self.request.model.params), self.constants)
         self.nf += run.nf
         self.njac += run.njac
         return (run if run.event else None), self.watch.seen()
@@ -142,9 +143,9 @@ class Stretches:
 
     def status(self, run: Run) -> tuple[Status, str]:
         """How a run went, and what to say of a failure."""
+        if run.ok:
+            return Status.SUCCESS, ""
         if run.retcode in ("Success", "Terminated"):
-            if run.finite:
-                return Status.SUCCESS, ""
             return Status.NON_FINITE, "the state became NaN or infinite"
         status, said = _STATUS.get(run.retcode, (Status.NOT_CONVERGED, "Julia's solver gave up"))
         said = said.format(max_steps=self.options.max_steps)
