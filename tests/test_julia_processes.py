@@ -1,11 +1,9 @@
-"""Julia from other threads, other processes, notebooks; Ctrl-C; and what stays in memory."""
+"""Julia from other threads and processes, and from notebooks; Ctrl-C in a gradient; and what stays in memory."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -37,17 +35,6 @@ def slope(at: float) -> float:
 
 def expected(at: float) -> Any:
     return pytest.approx(-float(torch.exp(torch.tensor(-at))), abs=1e-6)
-
-
-def test_several_threads_at_once() -> None:
-    rates = [0.1 * k for k in range(1, 9)]
-    found: dict[float, float] = {}
-    threads = [threading.Thread(target=lambda at=at: found.update({at: slope(at)})) for at in rates]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(300)
-    assert {at: found[at] for at in rates} == {at: expected(at) for at in rates}
 
 
 def test_backward_on_another_thread_than_forward() -> None:
@@ -88,39 +75,18 @@ def test_workers_of_a_data_loader_that_are_forked() -> None:
 # -- Ctrl-C ---------------------------------------------------------------------------------------
 
 
-def endless(rate: Tensor) -> pdf.ODEProblem:
-    """Stiff, for an explicit method: some billion steps."""
-    return pdf.ODEProblem(lambda t, y: -1e9 * rate * (y - torch.cos(t)), torch.zeros(1, dtype=D), (0.0, 1e3))
-
-
 def after(seconds: float, work: Callable[[], Any]) -> threading.Timer:
     timer = threading.Timer(seconds, work)
     timer.start()
     return timer
 
 
-def test_ctrl_c_ends_a_solve_and_julia_goes_on() -> None:
-    rate = torch.tensor(1.0, dtype=D, requires_grad=True)
-    problem = endless(rate)
-    pdf.solve(problem, backend="julia", max_steps=10, throw=False)  # compiled
-    timer = after(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        pdf.solve(problem, saveat=[1e3], backend="julia", max_steps=2**31 - 1)
-    timer.join()
-    assert slope(0.5) == expected(0.5)
-
-
 def test_ctrl_c_ends_a_gradient_and_julia_goes_on() -> None:
-    rate = torch.tensor(0.01, dtype=D, requires_grad=True)
-    # Easy forwards; backwards in time it explodes, which takes steps without end.
-    problem = pdf.ODEProblem(lambda t, y: -rate * y**3, torch.ones(1, dtype=D), (0.0, 1e9))
-    sol = pdf.solve(
-        problem,
-        saveat=[1e9],
-        backend="julia",
-        sensealg=pdf.BacksolveAdjoint(checkpointing=False, rtol=0.0, atol=1e-300),
-        max_steps=2**31 - 1,
-    )
+    # A quadrature that is never good enough.
+    rate = torch.tensor(0.5, dtype=D, requires_grad=True)
+    problem = pdf.ODEProblem(lambda t, y: -rate * y * torch.cos(y), torch.ones(8, dtype=D), (0.0, 50.0))
+    never = pdf.QuadratureAdjoint(abstol=0.0, reltol=0.0)
+    sol = pdf.solve(problem, "tsit5", saveat=[50.0], backend="julia", sensealg=never)
     timer = after(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         sol.ys.sum().backward()
@@ -202,24 +168,3 @@ def test_models_that_nobody_uses_are_let_go() -> None:
 @pytest.mark.slow
 def test_memory_stays_flat_over_ten_thousand_solves() -> None:
     assert growth(2000, 8000) < 30
-
-
-# -- a process of its own -------------------------------------------------------------------------
-
-SCRIPT = """
-{imports}
-import torch, pydiffeqflux as pdf
-rate = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-problem = pdf.ODEProblem(lambda t, y: -rate * y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
-sol = pdf.solve(problem, saveat=[1.0], backend="julia", rtol=1e-9, atol=1e-9)
-sol.ys.sum().backward()
-print(round(float(rate.grad), 6))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("imports", ["import torch", "import numpy", "import llvmlite"])
-def test_in_a_fresh_process(imports: str) -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT.format(imports=imports)], capture_output=True, text=True)
-    assert done.stdout.strip() == "-0.606531", done.stderr
-    assert done.returncode == 0

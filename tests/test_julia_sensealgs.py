@@ -86,7 +86,7 @@ PRODUCTS = [
     )
     for products in ("forwarddiff", "finitediff", "reversediff", "tracker", "zygote")
 ]
-FAST = [(pdf.GaussAdjoint, "zygote")]
+FAST = [(pdf.GaussAdjoint, "finitediff")]
 
 
 @pytest.mark.julia
@@ -182,7 +182,7 @@ def test_a_function_in_python_takes_plain_numbers_only() -> None:
     how: dict[str, Any] = {"saveat": [1.0], "backend": "julia", "fallback": "callback"}
     sol = pdf.solve(problem, sensealg="ForwardSensitivity", **how, **TIGHT)
     (slope,) = torch.autograd.grad(sol.ys.sum(), rate)
-    assert float(slope) == pytest.approx(-2 * float(torch.exp(-rate)), abs=1e-8)
+    assert float(slope) == pytest.approx(-2 * float(torch.exp(-rate.detach())), abs=1e-8)
     with pytest.raises(UnsupportedError, match=r"sensealg=ReverseDiffAdjoint\(\).*called back in Python.*GaussAdjoint"):
         pdf.solve(problem, sensealg="ReverseDiffAdjoint", **how)
 
@@ -269,5 +269,5 @@ def test_shadowing_along_a_trajectory_of_julia_s() -> None:
         for b in ("julia", "torch")
     ]
     slopes = [float(torch.autograd.grad(mean, level)[0]) for mean in means]
-    assert float(means[0].detach()) == pytest.approx(float(means[1].detach()), abs=1e-8)
-    assert slopes[0] == pytest.approx(slopes[1], abs=1e-8)
+    assert float(means[0].detach()) == pytest.approx(float(means[1].detach()), abs=1e-6)
+    assert slopes[0] == pytest.approx(slopes[1], abs=1e-6)

@@ -115,6 +115,21 @@ def test_doctor_on_a_julia_that_is_gone(nowhere: Path) -> None:
     assert "/no/such/julia is not there" in last.found
 
 
+def test_doctor_looks_where_a_solve_would(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHON_JULIACALL_EXE", "/no/such/julia")
+    monkeypatch.setenv("PYTHON_JULIACALL_PROJECT", "/no/such/project")
+    found = list(examine())
+    assert "PYTHON_JULIACALL_EXE and PYTHON_JULIACALL_PROJECT, in the environment" in found[-2].found
+    assert (found[-1].what, found[-1].ok) == ("Julia", False)  # and no trial of what cannot run
+    assert "correct PYTHON_JULIACALL_EXE and PYTHON_JULIACALL_PROJECT; or unset them" in found[-1].mend
+
+
+def test_doctor_ends_with_what_to_do(nowhere: Path) -> None:
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    assert "What to do:\n  configuration: run `pydiffeqflux setup-julia`, which downloads" in result.output
+
+
 def test_the_bundled_package_is_there() -> None:
     assert (bundle.folder() / "src" / "PyDiffEqFlux.jl").is_file()
     assert bundle.field("uuid") == "52e3a552-d027-46c9-9dea-b80d72a74f65"

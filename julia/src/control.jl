@@ -14,7 +14,7 @@ function controller(alg, text::AbstractString)
     Solvers.default_controller(Float64, alg) isa Exchangeable ||
         throw(ArgumentError("no controller but its own for $(nameof(typeof(alg)))"))
     k = min(Solvers.alg_order(alg), Solvers.alg_adaptive_order(alg)) + 1
-    limits = (; gamma = safety, qmin = low, qmax = high)
+    limits = (; gamma = safety, qmin = low, qmax = high, qmax_first_step = high)
     D == 0 && return Solvers.PIController(Float64, alg; beta1 = (P + I) / k, beta2 = P / k, limits...)
     return Solvers.PIDController(
         Float64, alg; beta = (P + I + D, -(P + 2D), D), accept_safety = 0.81 * safety, limiter = Limiter(safety, low, high)
