@@ -192,7 +192,8 @@ class History:
         except Exception as why:
             raise HistoryError(
                 f"history(t) failed at t={float(t.detach()):.6g}: {type(why).__name__}: {why}. It is asked for every"
-                f" time that a lag reaches back to: give a function that covers them, or shorter lags."
+                f" time that a lag reaches back to (and, where a state-dependent lag passes the start, for times up to"
+                f" a step beyond it): give a function that covers them, or shorter lags."
             ) from why
         if self._checked and self._spec is None:
             found: Tensor = state

@@ -166,6 +166,19 @@ def test_small_lags_are_stepped_one_by_one() -> None:
     assert abs(float(sol.ys[-1]) - math.exp(-1.0101)) < 2e-3 and exact.shape == (1, 1)
 
 
+def test_a_history_is_not_asked_for_the_future() -> None:
+    """Not even by rounding: 0.1 + 0.7 - 0.7 is more than 0.1."""
+    asked: list[float] = []
+
+    def history(t: Tensor) -> Tensor:
+        asked.append(float(t))
+        return t.cos()[None]
+
+    problem = pdf.DDEProblem(lambda t, y, p, q: -p - q, torch.ones(1), (0.1, 2.5), lags=(0.7, 0.3), history=history)
+    pdf.solve(problem, "vern7", rtol=1e-8)
+    assert min(asked) > -0.6 - 1e-12 and max(asked) <= 0.1
+
+
 # -- jumps ----------------------------------------------------------------------------------------
 
 
@@ -283,6 +296,19 @@ def test_a_jump_of_the_state_seen_through_a_state_dependent_lag() -> None:
     # Up to 2/3 y = 1 + t; then y' = 2 + (3t/4 - 1/2).
     exact = 1 + 2 / 3 + 1.5 / 3 + 3 / 8 * (1 - 4 / 9)
     assert abs(float(sol.ys[-1]) - exact) < 1e-10
+
+
+def test_two_lags_that_pass_the_start_together() -> None:
+    """The last one again, its delayed state read twice, by lags that are one up to rounding."""
+    problem = pdf.DDEProblem(
+        lambda t, y, p, q: 1 + (p + q) / 2,
+        torch.ones(1),
+        (0.0, 1.0),
+        lags=(lambda t, y: 0.5 + t / 4, lambda t, y: (2 + t) / 4),
+        history=torch.zeros(1),
+    )
+    sol = pdf.solve(problem, "tsit5", rtol=1e-8, atol=1e-8)
+    assert abs(sol.ys[-1].item() - (1 + 2 / 3 + 1.5 / 3 + 3 / 8 * (1 - 4 / 9))) < 1e-10
 
 
 # -- gradients ------------------------------------------------------------------------------------

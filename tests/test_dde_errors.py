@@ -54,6 +54,12 @@ def limited(t: Tensor) -> Tensor:
     return Y0
 
 
+def past_only(t: Tensor) -> Tensor:
+    if t > 0:
+        raise ValueError("that is the future")
+    return Y0
+
+
 @dataclass
 class Bad:
     call: Callable[[], Any]
@@ -128,6 +134,12 @@ BAD = {
         HistoryError,
         ValueError,
         ("history(t) failed at t=-0.5", "IndexError: nothing before -0.25", "shorter lags"),
+    ),
+    "history that ends at the start": Bad(
+        lambda: solve(lags=lambda t, y: 0.5 + 0 * y[0, 0], history=past_only),
+        HistoryError,
+        ValueError,
+        ("ValueError: that is the future", "a step beyond it"),
     ),
     "history that is not finite": Bad(
         lambda: solve(history=lambda t: Y0 * torch.log(t)), HistoryError, ValueError, ("NaN or infinite at t=",)

@@ -89,7 +89,8 @@ function forward(
     everystep = dense || (isempty(saves) && keep == "steps")
     # Where the right-hand side jumps the solution has a kink, which comes back a lag later.
     kinks = [DelayDiffEq.Discontinuity(t, 1) for t in tstops]
-    options = (; reltol, abstol, maxiters, tstops, d_discontinuities = kinks, extra...)
+    # Delayed states are interpolated whatever is saved: without `calck` Rosenbrock methods keep nothing to do that with.
+    options = (; reltol, abstol, maxiters, tstops, d_discontinuities = kinks, calck = true, extra...)
     solution = solve(
         ddeproblem(d, u0, t0, t1, p), solver; saveat = everystep ? Float64[] : saves, save_everystep = everystep,
         save_start = everystep || (!isempty(saves) && saves[1] == t0),
@@ -118,6 +119,8 @@ derivatives at a time for every model.
 function gradient(run::DelayedRun{T}, seeds::Matrix{T}, ::Val{chunk} = Val(DELAYED_CHUNK)) where {T, chunk}
     D = ForwardDiff.Dual{ForwardDiff.Tag{ThroughDelays, T}, T, chunk}
     d, (t0, _) = run.equation, run.solution.prob.tspan
+    # A Jacobian in dual numbers of dual numbers is refused by DelayDiffEq; by differences it is not.
+    alg = DelayDiffEq.MethodOfSteps(backward(run.alg.alg))
     values = [run.solution.prob.u0; run.p]
     found = zeros(T, length(values))
     for first in 1:chunk:length(values)
@@ -127,7 +130,7 @@ function gradient(run::DelayedRun{T}, seeds::Matrix{T}, ::Val{chunk} = Val(DELAY
             duals[i] = D(values[i], ForwardDiff.Partials(ntuple(s -> T(s == slot), chunk)))
         end
         solution = solve(
-            ddeproblem(d, duals[1:d.n], t0, run.solution.t[end], duals[(d.n + 1):end]), run.alg; saveat = run.ts,
+            ddeproblem(d, duals[1:d.n], t0, run.solution.t[end], duals[(d.n + 1):end]), alg; saveat = run.ts,
             save_everystep = false, dense = false, save_start = run.ts[1] == t0,
             save_end = run.ts[end] == run.solution.t[end], verbose = SILENT, run.options...
         )
@@ -199,4 +202,32 @@ function delayed_pulled!(run::DelayedRun{T}, seeds, du0, dp, chunk) where {T}
     copyto!(array(T, du0, length(to_u0)), to_u0)
     copyto!(array(T, dp, length(to_p)), to_p)
     return nothing
+end
+
+# -- compiled ahead of the first use; see precompile.jl --
+
+"A toy as a model's home has it: generic code, for dual numbers."
+module ToyDelay
+f(t, y, p, c, i, w, out) = (out[0] = -p[0] * y[1]; nothing)
+end
+
+function toy_delay(t::Float64, y::Ptr{Float64}, p::Ptr{Float64}, c, i, w, out::Ptr{Float64})
+    unsafe_store!(out, -unsafe_load(p, 1) * unsafe_load(y, 2))
+    return nothing
+end
+
+@setup_workload begin
+    @compile_workload begin
+        k = Kernels(Float64, 2, 1, 1, Float64[], Int64[])
+        k.home = ToyDelay
+        k.f = @cfunction(
+            toy_delay, Cvoid, (Float64, Ptr{Float64}, Ptr{Float64}, Ptr{Float64}, Ptr{Int64}, Ptr{Float64}, Ptr{Float64})
+        )
+        d = Delayed(k, nothing, [0.5], 1, 1)
+        run = forward(
+            d, algorithm("Tsit5"), [1.0], [0.7, 1.0], 0.0, 1.0, [0.5, 1.0];
+            keep = "end", dense = false, reltol = 1.0e-3, abstol = 1.0e-6, maxiters = 1000, tstops = Float64[]
+        )
+        gradient(run, ones(1, 2))
+    end
 end

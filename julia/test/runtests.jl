@@ -228,20 +228,20 @@ end
     end
     """
     exact(t, k, u, a) = t <= 1 ? u - k * a * t : exact(1, k, u, a) - k * (u * (t - 1) - k * a * (t - 1)^2 / 2)
-    limits = (; reltol = 1.0e-10, abstol = 1.0e-10, maxiters = 1000, tstops = Float64[])
+    limits = (; reltol = 1.0e-9, abstol = 1.0e-9, maxiters = 10_000, tstops = Float64[])
     saves, seeds = [0.5, 1.5, 2.0], [1.0 0.5 2.0]
-    for solver in ("Tsit5", "Vern7")
+    for (solver, tol) in (("Tsit5", 1.0e-8), ("Vern7", 1.0e-8), ("Rodas5P", 1.0e-6))
         k = P.Kernels(Float64, 2, 1, 1, Float64[], Int64[])
         P.add!(k, :f, side, 0)
         d = P.Delayed(k, nothing, [1.0], 1, 0)
         run = P.forward(
             d, P.algorithm(solver), [1.0], [0.7, 1.2], 0.0, 2.0, saves; keep = "end", dense = false, limits...
         )
-        @test vec(run.us) ≈ exact.(saves, 0.7, 1.0, 1.2) rtol = 1.0e-8
+        @test vec(run.us) ≈ exact.(saves, 0.7, 1.0, 1.2) rtol = tol
         @test run.nf > 0
         du0, dp = P.gradient(run, seeds)
         loss(x) = sum(vec(seeds) .* exact.(saves, x[2], x[1], x[3]))
-        @test [du0; dp] ≈ ForwardDiff.gradient(loss, [1.0, 0.7, 1.2]) rtol = 1.0e-6
+        @test [du0; dp] ≈ ForwardDiff.gradient(loss, [1.0, 0.7, 1.2]) rtol = 100 * tol
     end
     k = P.Kernels(Float64, 2, 1, 1, Float64[], Int64[])
     h = P.Kernels(Float64, 1, 1, 2, Float64[], Int64[])

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ...dde_problem import DDEProblem
-from ...errors import DelayMethodError, DelaySensitivityError, GradientError, UnsupportedError
-from ...methods import Method
+from ...errors import DelaySensitivityError, GradientError, UnsupportedError
 from ..backend import SolveOptions
 from ..eager.integrate import Outcome
 from ..eager.rhs import Rhs
@@ -22,7 +21,6 @@ from .calls import Request, Run
 from .direct import Came
 from .model import Constants, Model, Models, addresses
 from .session import Session
-from .solvers import Solver
 from .stretches import Stretches
 
 #: What gradients come from: Julia's name for it.
@@ -66,22 +64,6 @@ def check(problem: DDEProblem, options: SolveOptions) -> None:
         raise DelaySensitivityError(
             f"sensealg={chosen} does not exist for a DDEProblem on backend='julia', where {SENSITIVITY} differentiates"
             f" it: leave sensealg out; or take backend='torch', which has DiscreteAdjoint()."
-        )
-
-
-def check_solver(method: Method, solver: Solver) -> None:
-    """Whether DelayDiffEq's method of steps can be trusted with a solver.
-
-    Of an implicit one it returns, at the save times, states that are off by far more than the tolerance (version 6.0.5:
-    by 1e-2 where Rodas5P was asked for 1e-8).
-
-    Raises:
-        DelayMethodError: it is implicit.
-    """
-    if solver.implicit:
-        raise DelayMethodError(
-            f"method={method} is implicit, and on backend='julia' a DDEProblem is solved with explicit methods only:"
-            f" take 'tsit5' or 'vern7', say, or backend='torch', which has Rosenbrock23, Rodas5P and KenCarp4."
         )
 
 

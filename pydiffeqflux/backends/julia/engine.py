@@ -146,12 +146,10 @@ def _delayed(problem: DDEProblem, rhs: Rhs, method: Method, options: SolveOption
 
     delay.check(problem, options)
     tools = _Tools.of(session())
-    solver = tools.solvers.get(method)
-    delay.check_solver(method, solver)
     equation = delay.Equation(tools.session, tools.models, problem)
     request = Request(
         equation.model,
-        solver,
+        tools.solvers.get(method),
         None,
         problem.t0.value,
         problem.t1.value,

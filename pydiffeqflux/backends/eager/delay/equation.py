@@ -36,7 +36,7 @@ class DelayRhs(Rhs):
     def __init__(self, problem: DDEProblem, order: int):
         super().__init__(problem.func, problem.spec, problem.packed)
         self.lags, self.history = problem.delays, problem.past
-        self.start, self.first = problem.t0.value, problem.t0
+        self.start = problem.t0.value
         self.past = Piecewise()
         #: The time up to which the past is known.
         self.reach = self.start
@@ -110,6 +110,9 @@ class DelayRhs(Rhs):
             return self.past.near(t, close)
         if self.history.state is not None:
             return self.history.state
+        beyond = _number(t) - self.start
+        if 0.0 < beyond <= 4 * self.close:  # by rounding: a history need not be defined there
+            t = t - beyond
         return self.history.at(_as_time(t, self.time_dtype, self.device))
 
     def lag(self, lag: Lag, t: Scalar, y: Tensor) -> Tensor:

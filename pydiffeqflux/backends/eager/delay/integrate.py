@@ -50,7 +50,7 @@ class DelayedIntegration(Integration):
         self.dependent = [i for i, lag in enumerate(rhs.lags) if not lag.constant]
         #: What the stops are: breaking points, by their times, and what passes there.
         self.marks: dict[float, Break] = {}
-        self.passings: dict[float, Passing] = {}
+        self.passings: dict[float, list[Passing]] = {}
         #: State-dependent lags that have changed sides at the current time.
         self._turned: set[int] = set()
         self._room = math.inf
@@ -103,14 +103,16 @@ class DelayedIntegration(Integration):
         return super().size(dt, target)
 
     def leave_stop(self, stop: float) -> None:
-        given = stop in self.settings.stops
-        found = self.marks.pop(stop, None)
-        passing = self.passings.pop(stop, None)
-        if passing is not None:
+        found, passings = self.marks.pop(stop, None), self.passings.pop(stop, [])
+        orders = [passing.found.order + 1 for passing in passings]
+        for passing in passings:
             self.rhs.low[passing.lag] = passing.low
-            self._turned = {passing.lag}
-        order = min(1 if given else self.rhs.breaks.highest, *([found.order] if found is not None else []), 99)
-        self.rhs.breaks.root(Break(stop, order, None if found is None else found.clock))
+            self._turned.add(passing.lag)
+        if stop in self.settings.stops:
+            orders.append(1)  # the right-hand side jumps
+        if found is not None:
+            orders.append(found.order)
+        self.rhs.breaks.root(Break(stop, min(orders), None if found is None else found.clock))
         self._include()
         super().leave_stop(stop)
 
@@ -141,9 +143,9 @@ class DelayedIntegration(Integration):
         return not (self.dependent and all_finite(step.y1)) or self._stays(step, dt, size, target)
 
     def advance(self, step: Step, dt: float, size: Scalar, target: float | None) -> bool:
+        self._turned = set()
         over = super().advance(step, dt, size, target)
         if not over:
-            self._turned -= set() if target in self.passings else self._turned
             self._look()
         return over
 
@@ -169,9 +171,9 @@ class DelayedIntegration(Integration):
     def _first_passing(self, piece: Interpolant, dt: float, target: float | None) -> tuple[float, Passing] | None:
         """The first time within the step, as a fraction, at which a delayed time passes a breaking point."""
         first: tuple[float, Passing] | None = None
-        expected = self.passings.get(target) if target is not None else None
+        expected = {passing.lag for passing in self.passings.get(target, [])} if target is not None else set()
         for i in self.dependent:
-            if expected is not None and expected.lag == i:
+            if i in expected:
                 continue
             bounds = self.rhs.breaks.interval(self.rhs.low[i])
             left = 0.0
@@ -228,10 +230,10 @@ class DelayedIntegration(Integration):
             clock = self._crossing_clock(passing, when, size, piece)
             self.stops_ahead = sorted([*self.stops_ahead, stop])
             self.marks[stop] = Break(stop, order, clock)
-        self.passings[stop] = passing
+        self.passings.setdefault(stop, []).append(passing)
         self.fence()
-        if stop == target:
-            return True
+        if stop == target:  # others may pass there, too
+            return self._stays(step, dt, size, target)
         self.counts.nreject += 1
         return False
 
