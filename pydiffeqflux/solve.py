@@ -75,7 +75,9 @@ def solve(
 
     Args:
         problem: what to solve; an :class:`SDEProblem` takes the methods of ``sde_methods``, no events, and no
-            ``per_sample``, and its steps end at the save times (between them ``sol(t)`` is a straight line).
+            ``per_sample``, and its steps end at the save times (between them ``sol(t)`` is a straight line); a
+            :class:`DDEProblem` takes explicit Runge-Kutta methods, Rosenbrock23, Rodas5P and KenCarp4, and no
+            ``per_sample``.
         method: a method object or its name; where None, Tsit5 (with a mass matrix Rodas5P; for a
             :class:`DAEProblem` QNDF; for an :class:`SDEProblem` SOSRI, SOSRA, or, on Stratonovich equations, Heun's;
             on general noise in Ito's sense EM, which needs ``dt``).

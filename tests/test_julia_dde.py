@@ -89,6 +89,7 @@ def test_gradients_are_the_native_ones(name: str) -> None:
         assert torch.allclose(ours, julias, rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_stiff_method() -> None:
     """Rosenbrock methods interpolate by stages that DelayDiffEq keeps only where it is told to."""
     model, found = net(), []

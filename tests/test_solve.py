@@ -425,6 +425,21 @@ def test_steps_end_at_tstops() -> None:
     close(fixed.ys[-1], START + 0.3 - 5 * 0.7, 1e-12)
 
 
+@pytest.mark.parametrize("method", ["tsit5", "rodas5p"])
+@pytest.mark.parametrize("sensealg", [None, pdf.DiscreteAdjoint(checkpoints=2)])
+def test_tstops_stay_where_they_are_when_the_start_moves(method: str, sensealg: Any) -> None:
+    """Nothing happens before 0.5, so that it does not matter when that begins."""
+    t0 = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    y0 = torch.zeros(1, dtype=torch.float64)
+    jump = pdf.ODEProblem(lambda t, y: torch.where(t > 0.5, 1.0, 0.0) - 0 * t * y, y0, (t0, 1.0))
+    sol = pdf.solve(jump, method, tstops=[0.5], saveat=[0.8, 1.0], backend="eager", sensealg=sensealg)
+    assert torch.allclose(sol.ys[:, 0], torch.tensor([0.3, 0.5], dtype=torch.float64))
+    for row in sol.ys:
+        (slope,) = torch.autograd.grad(row.sum(), t0, retain_graph=True)
+        assert abs(float(slope)) < 1e-12
+
+
+
 CONTROLLERS = {
     "I": pdf.IController(),
     "PI": pdf.PIController(),

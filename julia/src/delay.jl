@@ -203,31 +203,3 @@ function delayed_pulled!(run::DelayedRun{T}, seeds, du0, dp, chunk) where {T}
     copyto!(array(T, dp, length(to_p)), to_p)
     return nothing
 end
-
-# -- compiled ahead of the first use; see precompile.jl --
-
-"A toy as a model's home has it: generic code, for dual numbers."
-module ToyDelay
-f(t, y, p, c, i, w, out) = (out[0] = -p[0] * y[1]; nothing)
-end
-
-function toy_delay(t::Float64, y::Ptr{Float64}, p::Ptr{Float64}, c, i, w, out::Ptr{Float64})
-    unsafe_store!(out, -unsafe_load(p, 1) * unsafe_load(y, 2))
-    return nothing
-end
-
-@setup_workload begin
-    @compile_workload begin
-        k = Kernels(Float64, 2, 1, 1, Float64[], Int64[])
-        k.home = ToyDelay
-        k.f = @cfunction(
-            toy_delay, Cvoid, (Float64, Ptr{Float64}, Ptr{Float64}, Ptr{Float64}, Ptr{Int64}, Ptr{Float64}, Ptr{Float64})
-        )
-        d = Delayed(k, nothing, [0.5], 1, 1)
-        run = forward(
-            d, algorithm("Tsit5"), [1.0], [0.7, 1.0], 0.0, 1.0, [0.5, 1.0];
-            keep = "end", dense = false, reltol = 1.0e-3, abstol = 1.0e-6, maxiters = 1000, tstops = Float64[]
-        )
-        gradient(run, ones(1, 2))
-    end
-end

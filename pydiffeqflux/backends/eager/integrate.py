@@ -193,10 +193,13 @@ class Integration:
         return self.settings.dt_max
 
     def size(self, dt: float, target: float | None) -> Scalar:
-        """The step as the method gets it: a tensor where it is cut so as to end at a differentiable time."""
-        if self.end is not None and self.clock is not None and target == self.t1.value:
+        """The step as the method gets it: a tensor where its start moves, or its end, and it is cut to end there."""
+        if self.end is None or self.clock is None or target is None:
+            return dt
+        if target == self.t1.value:
             return (self.end - self.clock).to(self.rhs.time_dtype)
-        return dt
+        # A stop stays where it is, whatever moves the start of the step.
+        return (target - self.clock).to(self.rhs.time_dtype) if target in self.settings.stops else dt
 
     def _smallest_step(self) -> float:
         return max(4 * math.ulp(self.t), 1e-300, self.settings.resolution)

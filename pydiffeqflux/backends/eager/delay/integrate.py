@@ -94,13 +94,12 @@ class DelayedIntegration(Integration):
         return min(super().first_span(), self._room)
 
     def size(self, dt: float, target: float | None) -> Scalar:
-        if self.clock is not None and self.end is not None and self.stops_ahead and target == self.stops_ahead[0]:
-            found = self.marks.get(self.stops_ahead[0])
-            # The step ends there wherever the clock is: at a time that moves, or at one that does not.
-            end = None if found is None else found.clock
-            stop = self.stops_ahead[0] if end is None else end.to(self.clock)
-            return (stop - self.clock).to(self.rhs.time_dtype)
-        return super().size(dt, target)
+        found = None if target is None or target in self.settings.stops else self.marks.get(target)
+        if found is None or target is None or self.clock is None:
+            return super().size(dt, target)
+        # A breaking point moves with the lags and the start that it comes from.
+        stop = target if found.clock is None else found.clock.to(self.clock)
+        return (stop - self.clock).to(self.rhs.time_dtype)
 
     def leave_stop(self, stop: float) -> None:
         found, passings = self.marks.pop(stop, None), self.passings.pop(stop, [])
