@@ -21,7 +21,7 @@ STYLE = {
     "axes.spines.right": False,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
 }
 
 
@@ -40,9 +40,8 @@ def descend(parameters: Iterable[Tensor], loss_of: Callable[[], Tensor], iterati
     return losses
 
 
-def save(fig: Figure, out_dir: str | Path, name: str) -> Path:
-    """Write ``name.png`` into a folder, which is made if need be."""
-    path = Path(out_dir) / f"{name}.png"
+def save(fig: Figure, path: Path) -> Path:
+    """Write the picture; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=110)
     plt.close(fig)

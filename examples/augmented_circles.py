@@ -11,15 +11,12 @@ DiffEqFlux.jl's tutorial.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from _common import STYLE, descend, out_dir, save
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
@@ -75,16 +72,10 @@ class Outcome:
 
 
 def train(model: Classifier, points: Tensor, labels: Tensor, iterations: int) -> Trained:
-    optimiser = torch.optim.Adam(model.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.02, total_steps=iterations)
-    losses = []
-    for _ in range(iterations):
-        optimiser.zero_grad()
-        loss = nn.functional.softplus(-labels * model(points)).mean()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
+    def loss() -> Tensor:
+        return nn.functional.softplus(-labels * model(points)).mean()
+
+    losses = descend(model.parameters(), loss, iterations, 0.02)
     with torch.no_grad():
         accuracy = float((model(points).sign() == labels).float().mean())
         evaluations = model.flow.solve(points).stats.nf
@@ -98,16 +89,13 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     iterations = 60 if quick else 250
     plain = train(Classifier(0), points, labels, iterations)
     augmented = train(Classifier(1), points, labels, iterations)
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    picture = out / "augmented_circles.png"
+    picture = Path(out_dir) / "augmented_circles.png"
     draw(picture, points, labels, plain, augmented)
     return Outcome(plain, augmented, picture)
 
 
 def draw(path: Path, points: Tensor, labels: Tensor, plain: Trained, augmented: Trained) -> None:
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         fig = plt.figure(figsize=(12.5, 4.2), layout="constrained")
         data, flat, curve = (fig.add_subplot(1, 4, i) for i in (1, 2, 4))
         space = fig.add_subplot(1, 4, 3, projection="3d")
@@ -123,8 +111,7 @@ def draw(path: Path, points: Tensor, labels: Tensor, plain: Trained, augmented: 
             curve.semilogy(result.losses, color=colour, lw=1.6, label=f"{name}: {result.accuracy:.0%} right")
         curve.set(xlabel="iteration", title="Loss")
         curve.legend(frameon=False)
-        fig.savefig(path, dpi=110)
-        plt.close(fig)
+        save(fig, path)
 
 
 def plane(ax: Axes, trained: Trained, points: Tensor, colours: list[str]) -> None:
@@ -144,9 +131,7 @@ def plane(ax: Axes, trained: Trained, points: Tensor, colours: list[str]) -> Non
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the picture")
-    outcome = main(parser.parse_args().out)
+    outcome = main(out_dir(__doc__))
     for name, result in (("neural ODE", outcome.plain), ("augmented", outcome.augmented)):
         print(f"{name}: loss {result.losses[-1]:.3g}, {result.accuracy:.1%} right, {result.evaluations} evaluations")
     print(f"wrote {outcome.picture}")

@@ -106,7 +106,7 @@ def draw(
         right.set(xlabel="gravity in m/s²", ylabel="restitution")
         right.set_title(f"g = {found[-1, 0]:.2f} ± {errors[0]:.2f} m/s², e = {found[-1, 1]:.3f} ± {errors[1]:.3f}")
         right.legend(loc="lower right")
-        return save(fig, out_dir, "bouncing_ball")
+        return save(fig, Path(out_dir) / "bouncing_ball.png")
 
 
 if __name__ == "__main__":

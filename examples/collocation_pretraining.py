@@ -9,15 +9,12 @@ Stumpf, "Collocation based training of neural ordinary differential equations" (
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from _common import GREY, INK, ROSE, STYLE, TEAL, out_dir, save
 from torch import Tensor, nn
 
 import pydiffeqflux as pdf
@@ -27,7 +24,6 @@ TIMES = torch.linspace(0.0, END, 200)
 START = torch.tensor([2.0, 0.0])
 TRUTH = torch.tensor([[-0.1, 2.0], [-2.0, -0.1]])
 KERNEL, WIDTH = "tricube", 0.08
-INK, ROSE, TEAL, GREY = "#1d3557", "#d1495b", "#0b7a75", "#9aa5b1"
 
 
 def spiral(t: Tensor, y: Tensor) -> Tensor:
@@ -79,9 +75,7 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     with torch.no_grad():
         both, without = first(START), plain(START)
     error = lambda path: float((path - truth[::2]).square().mean())  # noqa: E731
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    picture = out / "collocation_pretraining.png"
+    picture = Path(out_dir) / "collocation_pretraining.png"
     draw(picture, data, (du, u, exact), (collocated, both, without), losses)
     rates = float((du - exact).square().mean().sqrt() / exact.square().mean().sqrt())
     return Outcome(error(collocated), error(both), error(without), rates, picture)
@@ -94,9 +88,8 @@ def draw(
     paths: tuple[Tensor, Tensor, Tensor],
     losses: tuple[list[float], list[float]],
 ) -> None:
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
     du, u, exact = estimates
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         fig, axes = plt.subplots(2, 2, figsize=(11.5, 6.6), layout="constrained")
         (states, fits), (rates, curve) = axes
         states.plot(TIMES, data, ".", color=GREY, ms=3)
@@ -119,14 +112,11 @@ def draw(
         curve.legend(frameon=False)
         curve.set(xlabel="iteration through the solver")
         curve.set_title("Loss; dashed: the noise", loc="left")
-        fig.savefig(path, dpi=110)
-        plt.close(fig)
+        save(fig, path)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the picture")
-    outcome = main(parser.parse_args().out)
+    outcome = main(out_dir(__doc__))
     print(f"rates estimated to {outcome.rates:.1%}")
     print(
         f"squared error after collocation {outcome.collocated:.4f}, then the solver {outcome.both:.4f},"

@@ -137,7 +137,7 @@ def draw(
             place.imshow(frame.numpy(), cmap="viridis")
             place.set_title(f"{float(t):.2f}", fontsize=9, loc="center", weight="normal")
             place.set_axis_off()
-        return save(fig, out_dir, "digits_convolution")
+        return save(fig, Path(out_dir) / "digits_convolution.png")
 
 
 if __name__ == "__main__":

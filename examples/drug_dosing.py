@@ -123,7 +123,7 @@ def draw(
         right.set(yticks=range(len(rows)), yticklabels=[row[0] for row in reversed(rows)], xlim=(-10, 10))
         right.set(xlabel="off the truth, in per cent", ylim=(-0.5, len(rows) - 0.5))
         right.set_title("Found (truth)")
-        return save(fig, out_dir, "drug_dosing")
+        return save(fig, Path(out_dir) / "drug_dosing.png")
 
 
 if __name__ == "__main__":

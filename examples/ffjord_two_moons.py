@@ -9,23 +9,19 @@ kinetic energy and Jacobian: Grathwohl et al., "FFJORD" (2019); Finlay et al., "
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from _common import INK, ROSE, STYLE, out_dir, save
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 import pydiffeqflux as pdf
 
 SPAN = (0.0, 1.0)
-INK, ROSE = "#1d3557", "#d1495b"
 SIDE = 3.2
 
 
@@ -92,9 +88,7 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
         held_out = float(learnt.log_prob(fresh).mean())
         density, mass = over_a_square(learnt, 80 if quick else 160)
         samples = learnt.sample((1500,))
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    picture = out / "ffjord_two_moons.png"
+    picture = Path(out_dir) / "ffjord_two_moons.png"
     draw(picture, learnt.model, fresh[:1500], samples, density, losses)
     return Outcome(losses, held_out, float(normal.log_prob(fresh).mean()), mass, picture)
 
@@ -109,8 +103,7 @@ def over_a_square(learnt: pdf.FFJORDDistribution, points: int) -> tuple[Tensor, 
 def draw(
     path: Path, flow: pdf.FFJORD, data: Tensor, samples: Tensor, density: Tensor, losses: list[float]
 ) -> None:
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         fig, axes = plt.subplots(1, 4, figsize=(14.5, 3.9), layout="constrained")
         cloud(axes[0], data, "Data", INK)
         axes[1].imshow(density, extent=(-SIDE, SIDE) * 2, origin="lower", cmap="magma")
@@ -119,8 +112,7 @@ def draw(
         paths(axes[2], flow, samples[:40])
         axes[3].plot(losses, color=INK, lw=1)
         axes[3].set(xlabel="iteration", title="Negative log-likelihood")
-        fig.savefig(path, dpi=110)
-        plt.close(fig)
+        save(fig, path)
 
 
 def cloud(ax: Axes, points: Tensor, title: str, colour: str) -> None:
@@ -137,8 +129,6 @@ def paths(ax: Axes, flow: pdf.FFJORD, samples: Tensor) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the picture")
-    outcome = main(parser.parse_args().out)
+    outcome = main(out_dir(__doc__))
     print(f"log-likelihood of held-out points {outcome.held_out:.3f}, of a normal distribution {outcome.normal:.3f}")
     print(f"the density integrates to {outcome.mass:.4f}; wrote {outcome.picture}")

@@ -130,7 +130,7 @@ def draw(
         middle.set(xlabel="depth t", ylim=(0, 1), xlim=SPAN)
         middle.set_title("Read off on the way: vote for the officer")
         middle.legend(loc="lower right", bbox_to_anchor=(1.0, 0.15))
-        return save(fig, out_dir, "graph_karate")
+        return save(fig, Path(out_dir) / "graph_karate.png")
 
 
 if __name__ == "__main__":

@@ -9,20 +9,16 @@ are, the other an energy T(p) + V(q) whose motion has these rates: Greydanus et 
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from _common import INK, ROSE, STYLE, TEAL, descend, out_dir, save
 from torch import Tensor, nn
 
 import pydiffeqflux as pdf
 
-INK, ROSE, TEAL = "#1d3557", "#d1495b", "#0b7a75"
 START = torch.tensor([1.2, 0.0])
 
 
@@ -51,16 +47,8 @@ class Outcome:
     picture: Path
 
 
-def train(model: nn.Module, y: Tensor, dy: Tensor, iterations: int) -> float:
-    optimiser = torch.optim.Adam(model.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.02, total_steps=iterations)
-    for _ in range(iterations):
-        optimiser.zero_grad()
-        loss = (model(y) - dy).square().mean()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    return loss.item()
+def train(model: nn.Module, y: Tensor, dy: Tensor, iterations: int) -> None:
+    descend(model.parameters(), lambda: (model(y) - dy).square().mean(), iterations, 0.02)
 
 
 def deviations(values: Tensor) -> tuple[float, float]:
@@ -85,16 +73,13 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
         second = pdf.NeuralODE(hamiltonian, (0.0, end), "mcate4", saveat=times, dt=0.1, dense=False)(START)
         truth = pdf.solve(pdf.ODEProblem(lambda t, y: rates(y), START, (0.0, end)), "dopri5", saveat=times, rtol=1e-7)
         own = hamiltonian.energy(second) - hamiltonian.energy(torch.zeros(2))
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    picture = out / "hamiltonian_mass_spring.png"
+    picture = Path(out_dir) / "hamiltonian_mass_spring.png"
     draw(picture, times, truth.ys, first, second)
     return Outcome(deviations(energy(first)), deviations(energy(second)), deviations(own), picture)
 
 
 def draw(path: Path, times: Tensor, truth: Tensor, plain: Tensor, hamiltonian: Tensor) -> None:
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         fig, axes = plt.subplots(1, 3, figsize=(13.5, 4.2), layout="constrained", width_ratios=(1, 1, 1.4))
         for ax, states, colour, title in (
             (axes[0], plain, ROSE, "A learnt vector field"),
@@ -109,14 +94,11 @@ def draw(path: Path, times: Tensor, truth: Tensor, plain: Tensor, hamiltonian: T
         axes[2].axhline(1.0, color=INK, lw=1.2)
         axes[2].set(title="True energy along the path, over its start", xlabel="t")
         axes[2].legend(frameon=False)
-        fig.savefig(path, dpi=110)
-        plt.close(fig)
+        save(fig, path)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the picture")
-    outcome = main(parser.parse_args().out)
+    outcome = main(out_dir(__doc__))
     for name in ("plain", "hamiltonian", "own"):
         first, last = getattr(outcome, name)
         print(f"{name}: energy off by {first:.2%} in the first tenth of the time, by {last:.2%} in the last")

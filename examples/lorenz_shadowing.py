@@ -9,23 +9,19 @@ time. Least-squares shadowing (Wang, Hu & Blonigan 2014) compares with a traject
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from _common import INK, ROSE, STYLE, TEAL, out_dir, save
 from torch import Tensor
 
 import pydiffeqflux as pdf
 
 SIGMA, BETA, DT = 10.0, 8 / 3, 0.02
 START = torch.tensor([1.0, 1.0, 28.0], dtype=torch.float64)
-INK, ROSE, TEAL = "#1d3557", "#d1495b", "#0b7a75"
 
 
 def lorenz(rho: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -73,18 +69,15 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     found = [shadowed(rho, 30.0 if quick else 110.0) for rho in rhos]
     times = [2.0, 10.0] if quick else [1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 20.0, 25.0, 30.0]
     ordinary = [through_the_solver(28.0, span) for span in times]
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
     outcome = Outcome(
-        rhos, [m for m, _ in found], [s for _, s in found], times, ordinary, out / "lorenz_shadowing.png"
+        rhos, [m for m, _ in found], [s for _, s in found], times, ordinary, Path(out_dir) / "lorenz_shadowing.png"
     )
     draw(outcome)
     return outcome
 
 
 def draw(outcome: Outcome) -> None:
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         fig, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.2), layout="constrained")
         for rho, mean, slope in zip(outcome.rhos, outcome.averages, outcome.slopes, strict=True):
             left.plot([rho - 0.8, rho + 0.8], [mean - 0.8 * slope, mean + 0.8 * slope], color=ROSE, lw=2.5)
@@ -94,14 +87,11 @@ def draw(outcome: Outcome) -> None:
         right.axhline(outcome.slopes[len(outcome.slopes) // 2], color=ROSE, lw=2, label="by shadowing")
         right.set(xlabel="averaging time", title="Size of the gradient in rho")
         right.legend(frameon=False)
-        fig.savefig(outcome.picture, dpi=110)
-        plt.close(fig)
+        save(fig, outcome.picture)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the picture")
-    outcome = main(parser.parse_args().out)
+    outcome = main(out_dir(__doc__))
     for rho, mean, slope in zip(outcome.rhos, outcome.averages, outcome.slopes, strict=True):
         print(f"rho = {rho:g}: <z> = {mean:.3f}, d<z>/d rho = {slope:.3f}")
     print(f"through the solver, after t = {outcome.times[-1]:g}: {outcome.ordinary[-1]:.3g}; wrote {outcome.picture}")

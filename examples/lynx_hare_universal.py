@@ -10,15 +10,12 @@ through collocation (no solve at all), multiple shooting, and one trajectory.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from _common import STYLE, descend, out_dir, save
 from torch import Tensor, nn
 
 import pydiffeqflux as pdf
@@ -64,17 +61,10 @@ class Outcome:
 
 
 def shoot(ude: pdf.UniversalODE, data: Tensor, times: Tensor, iterations: int) -> list[float]:
-    optimiser = torch.optim.Adam(ude.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.03, total_steps=iterations)
-    losses = []
-    for _ in range(iterations):
-        optimiser.zero_grad()
-        loss = pdf.multiple_shoot(ude, data, times, None, "rk4", 6, continuity_term=1.0, dt=0.25).loss
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
-    return losses
+    def loss() -> Tensor:
+        return pdf.multiple_shoot(ude, data, times, None, "rk4", 6, continuity_term=1.0, dt=0.25).loss
+
+    return descend(ude.parameters(), loss, iterations, 0.03)
 
 
 def follow(ude: pdf.UniversalODE, start: nn.Parameter, data: Tensor, iterations: int) -> list[float]:
@@ -111,9 +101,7 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
         smooth = pdf.solve(pdf.ODEProblem(ude.rhs, start, (0.0, float(times[-1]))), "tsit5", saveat=fine).ys
         births, deaths = ude.known.logs.exp().tolist()
         error = float((ude(start) - y).square().mean().sqrt())
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    picture = out / "lynx_hare_universal.png"
+    picture = Path(out_dir) / "lynx_hare_universal.png"
     draw(picture, series, fine, (smooth + middle).exp(), ude, middle, losses)
     return Outcome(losses, births, deaths, error, float(y.square().mean().sqrt()), picture)
 
@@ -121,8 +109,7 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
 def draw(
     path: Path, series: object, fine: Tensor, fitted: Tensor, ude: pdf.UniversalODE, middle: Tensor, losses: list[float]
 ) -> None:
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         fig, axes = plt.subplots(1, 3, figsize=(13.5, 4.2), layout="constrained", width_ratios=(1.7, 1, 0.8))
         for i, (name, colour) in enumerate((("hare", HARE), ("lynx", LYNX))):
             axes[0].plot(series.times[0] + fine, fitted[:, i], color=colour, lw=2, label=name)
@@ -144,13 +131,10 @@ def draw(
         axes[1].legend(frameon=False, fontsize=7.5)
         axes[2].semilogy(losses, color=INK, lw=1.2)
         axes[2].set(title="Loss", xlabel="evaluation")
-        fig.savefig(path, dpi=110)
-        plt.close(fig)
+        save(fig, path)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the picture")
-    outcome = main(parser.parse_args().out)
+    outcome = main(out_dir(__doc__))
     print(f"births {outcome.births:.3f} a year, deaths {outcome.deaths:.3f} a year")
     print(f"logarithms off by {outcome.error:.3f} (spread {outcome.spread:.3f}); wrote {outcome.picture}")

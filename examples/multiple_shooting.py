@@ -10,15 +10,12 @@ side and drawn together by a penalty on the gaps, have the whole series in view 
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from _common import INK, ROSE, STYLE, TEAL, descend, out_dir, save
 from torch import Tensor, nn
 
 import pydiffeqflux as pdf
@@ -26,7 +23,6 @@ import pydiffeqflux as pdf
 SPACING, MU = 0.2, 1.0
 START = torch.tensor([2.0, 0.0])
 GROUP = 6
-INK, ROSE, TEAL, GREY = "#1d3557", "#d1495b", "#0b7a75", "#9aa5b1"
 
 
 def van_der_pol(t: Tensor, y: Tensor) -> Tensor:
@@ -48,20 +44,6 @@ class Outcome:
     picture: Path
 
 
-def descend(net: nn.Module, loss_of: object, iterations: int) -> list[float]:
-    optimiser = torch.optim.Adam(net.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.01, total_steps=iterations)
-    losses = []
-    for _ in range(iterations):
-        optimiser.zero_grad()
-        loss = loss_of(net)
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        losses.append(loss.item())
-    return losses
-
-
 def whole(net: nn.Module, times: Tensor) -> pdf.NeuralODE:
     return pdf.NeuralODE(net, (0.0, float(times[-1])), "rk4", saveat=times, dense=False)
 
@@ -72,25 +54,23 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     problem = pdf.ODEProblem(van_der_pol, START, (0.0, float(times[-1])))
     data = pdf.solve(problem, "vern7", saveat=times, rtol=1e-7, atol=1e-7).ys
     snapshots = []
+    shooting, single = network(), network()
 
-    def shot(net: nn.Module) -> Tensor:
-        found = pdf.multiple_shoot(net, data, times, None, "rk4", GROUP, continuity_term=1.0)
+    def shot() -> Tensor:
+        found = pdf.multiple_shoot(shooting, data, times, None, "rk4", GROUP, continuity_term=1.0)
         snapshots.append([p.detach() for p in found.predictions])
         return found.loss
 
     # A shot is five steps of all groups at once; the whole series takes 130, one after the other. So the single solve
     # gets fewer iterations, though more evaluations.
     steps = 160 if quick else 900
-    shooting, single = network(), network()
-    descend(shooting, shot, steps)
+    descend(shooting.parameters(), shot, steps, 0.01)
     few = steps // 10 if quick else steps // 6
-    descend(single, lambda net: (whole(net, times)(START) - data).square().mean(), few)
+    descend(single.parameters(), lambda: (whole(single, times)(START) - data).square().mean(), few, 0.01)
     with torch.no_grad():
         found = [whole(net, times)(START) for net in (single, shooting)]
     wrong = [float((path - data).square().mean().sqrt()) for path in found]
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    picture = out / "multiple_shooting.png"
+    picture = Path(out_dir) / "multiple_shooting.png"
     draw(picture, times, data, snapshots[steps // 10], found[0], found[1])
     return Outcome(wrong[0], wrong[1], (few * 4 * (len(times) - 1), steps * 4 * (GROUP - 1)), picture)
 
@@ -98,8 +78,7 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
 def draw(
     path: Path, times: Tensor, data: Tensor, groups: list[Tensor], single: Tensor, shooting: Tensor
 ) -> None:
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         fig, axes = plt.subplots(3, 1, figsize=(10.5, 6.6), layout="constrained", sharex=True, sharey=True)
         for ax in axes:
             ax.plot(times, data[:, 0], "o", color=INK, ms=3, label="data")
@@ -112,14 +91,11 @@ def draw(
         axes[2].set_title("One solve, after training on itself", loc="left")
         axes[2].set_xlabel("t")
         axes[0].set_ylim(-3.2, 3.2)
-        fig.savefig(path, dpi=110)
-        plt.close(fig)
+        save(fig, path)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the picture")
-    outcome = main(parser.parse_args().out)
+    outcome = main(out_dir(__doc__))
     for name, value, count in zip(
         ("single solve", "groups"), (outcome.single, outcome.shooting), outcome.evaluations, strict=True
     ):

@@ -10,15 +10,12 @@ a delay, trained as long, is drawn beside it.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from _common import GREY, INK, ROSE, STYLE, TEAL, out_dir, save
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
@@ -27,7 +24,6 @@ import pydiffeqflux as pdf
 LAG, SPAN = 0.8, (0.0, 15.0)
 START = torch.tensor([1.0, 0.6])
 TIMES = torch.linspace(0.5, 15.0, 30)
-INK, ROSE, TEAL, GREY = "#1d3557", "#d1495b", "#0b7a75", "#9aa5b1"
 
 
 def holling(x: Tensor) -> Tensor:
@@ -125,16 +121,13 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     iterations = 40 if quick else 400
     delayed = fit(data, nn.Parameter(torch.tensor(LAG / 2)), iterations)
     instant = fit(data, None, iterations)
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    outcome = Outcome(data, truth, delayed, instant, out / "neural_dde_lotka_volterra.png")
+    outcome = Outcome(data, truth, delayed, instant, Path(out_dir) / "neural_dde_lotka_volterra.png")
     draw(outcome)
     return outcome
 
 
 def draw(outcome: Outcome) -> None:
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         fig = plt.figure(figsize=(11.5, 6.4), layout="constrained")
         axes = fig.subplot_mosaic("AAA;BBB;CDE", height_ratios=(1, 1, 1.05))
         populations(axes["A"], outcome, outcome.delayed, f"With a lag, found to be {outcome.delayed.lags[-1]:.2f}")
@@ -143,8 +136,7 @@ def draw(outcome: Outcome) -> None:
         lag_curve(axes["C"], outcome.delayed)
         responses(axes["D"], outcome)
         loss_curves(axes["E"], outcome)
-        fig.savefig(outcome.picture, dpi=110)
-        plt.close(fig)
+        save(fig, outcome.picture)
 
 
 def populations(ax: Axes, outcome: Outcome, fitted: Fit, title: str) -> None:
@@ -188,9 +180,7 @@ def loss_curves(ax: Axes, outcome: Outcome) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the picture")
-    outcome = main(parser.parse_args().out)
+    outcome = main(out_dir(__doc__))
     delayed, instant = outcome.delayed, outcome.instant
     print(f"lag {delayed.lags[0]:.2f} -> {delayed.lags[-1]:.3f} (the truth: {LAG})")
     print(f"loss {delayed.losses[-1]:.2g} with it, {instant.losses[-1]:.2g} without; wrote {outcome.picture}")

@@ -9,15 +9,12 @@ The example of DiffEqFlux.jl's tutorial on neural SDEs.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from _common import GREY, INK, ROSE, STYLE, TEAL, out_dir, save
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
@@ -28,7 +25,6 @@ VOLATILITY = 0.2
 START = torch.tensor([2.0, 0.0])
 TIMES = torch.linspace(0.0, 1.0, 30)
 SPAN = (0.0, 1.0)
-INK, ROSE, TEAL, GREY = "#1d3557", "#d1495b", "#0b7a75", "#9aa5b1"
 
 
 class Cubed(nn.Module):
@@ -105,25 +101,21 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     losses = train(model, data, iterations=60 if quick else 600, paths=64 if quick else 200)
     with torch.no_grad():
         paths = model(many)
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    picture = out / "neural_sde_moments.png"
+    picture = Path(out_dir) / "neural_sde_moments.png"
     fitted = Moments.of(paths)
     draw(picture, data, fitted, truth, paths, losses)
     return Outcome(losses, data, before, fitted, picture)
 
 
 def draw(path: Path, data: Moments, fitted: Moments, truth: Tensor, paths: Tensor, losses: list[float]) -> None:
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         fig = plt.figure(figsize=(11.5, 6.2), layout="constrained")
         axes = fig.subplot_mosaic("AB;AC;DC", width_ratios=(1.1, 1), height_ratios=(1, 0.9, 0.75))
         phase_plane(axes["A"], data, truth, paths)
         means(axes["B"], data, fitted)
         variances(axes["C"], data, fitted)
         loss_curve(axes["D"], losses)
-        fig.savefig(path, dpi=110)
-        plt.close(fig)
+        save(fig, path)
 
 
 def phase_plane(ax: Axes, data: Moments, truth: Tensor, paths: Tensor, shown: int = 12) -> None:
@@ -166,8 +158,6 @@ def loss_curve(ax: Axes, losses: list[float]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the picture")
-    outcome = main(parser.parse_args().out)
+    outcome = main(out_dir(__doc__))
     off = [float(outcome.fitted.distance(outcome.data)), float(outcome.before.distance(outcome.data))]
     print(f"distance of the moments {off[1]:.3g} -> {off[0]:.2g}; wrote {outcome.picture}")

@@ -186,7 +186,7 @@ def draw(
         right.set(xlabel="$y_1$", ylabel="$y_2$", aspect="equal")
         right.set_title("Both, after training")
         right.legend(loc="center")
-        return save(fig, out_dir, "newton_krylov")
+        return save(fig, Path(out_dir) / "newton_krylov.png")
 
 
 if __name__ == "__main__":

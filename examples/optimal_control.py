@@ -127,7 +127,7 @@ def draw(out_dir: str | Path, swing: Swing, times: Tensor, path: Tensor, losses:
         curve.plot(losses, color=INK, lw=0.9)
         curve.set(xlabel="iteration", ylabel="cost", xlim=(0, len(losses)))
         curve.set_title("Training")
-        return save(fig, out_dir, "optimal_control")
+        return save(fig, Path(out_dir) / "optimal_control.png")
 
 
 if __name__ == "__main__":

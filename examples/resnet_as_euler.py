@@ -10,17 +10,14 @@ converges to the flow of the differential equation, with slope 1 for Euler and f
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from _common import STYLE, out_dir, save
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
@@ -137,9 +134,7 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     parts = [1, 2, 4, 8, 16, 32, 64] if quick else [1, 2, 4, 8, 16, 32, 64, 128, 256]
     _, errors = refine(wide, precise, parts)
     slopes = {name: slope(parts[-4:], e[-4:]) for name, e in errors.items()}
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    picture = out / "resnet_as_euler.png"
+    picture = Path(out_dir) / "resnet_as_euler.png"
     draw(picture, wide, precise, label, parts, errors, slopes)
     return Outcome(accuracy, torch.equal(theirs, ours), same, errors, slopes, picture)
 
@@ -154,8 +149,7 @@ def draw(
     path: Path, blocks: Blocks, points: Tensor, label: Tensor, parts: list[int],
     errors: dict[str, list[float]], slopes: dict[str, float],
 ) -> None:  # fmt: skip
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with plt.rc_context(style), torch.no_grad():
+    with plt.rc_context(STYLE), torch.no_grad():
         fig, (net, flow, limit) = plt.subplots(1, 3, figsize=(13, 4.4), width_ratios=(1, 1, 1.05), layout="constrained")
         fine = {"dt": 0.02, "tstops": [float(k) for k in range(1, DEPTH)]}
         paths(net, blocks, points, label, {"dt": 1.0})
@@ -166,8 +160,7 @@ def draw(
         net.set_title(f"Residual network, {DEPTH} blocks", loc="left")
         flow.set_title("Every block cut into 50", loc="left")
         convergence(limit, parts, errors, slopes)
-        fig.savefig(path, dpi=110)
-        plt.close(fig)
+        save(fig, path)
 
 
 def paths(ax: Axes, blocks: Blocks, points: Tensor, label: Tensor, options: dict) -> None:
@@ -200,9 +193,7 @@ def convergence(ax: Axes, parts: list[int], errors: dict[str, list[float]], slop
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the picture")
-    outcome = main(parser.parse_args().out)
+    outcome = main(out_dir(__doc__))
     print(f"accuracy {outcome.accuracy:.3f}")
     print(f"outputs equal: {outcome.outputs_equal}, gradients equal: {outcome.gradients_equal}")
     print("slopes " + ", ".join(f"{name} {s:.2f}" for name, s in outcome.slopes.items()) + f"; wrote {outcome.picture}")

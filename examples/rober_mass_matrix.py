@@ -11,15 +11,12 @@ below 4e-5 and the rates differ by nine orders of magnitude: only a stiff method
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from _common import STYLE, out_dir, save
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
@@ -116,24 +113,20 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     with torch.no_grad():
         after = layer(START)
         rates = (torch.stack([3e7 * data[:, 1], 1e4 * data[:, 2]]), torch.stack(mechanism.rates(data)))
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    outcome = Outcome(ts, data, before, after, losses, rates, violation, out / "rober_mass_matrix.png")
+    outcome = Outcome(ts, data, before, after, losses, rates, violation, Path(out_dir) / "rober_mass_matrix.png")
     draw(outcome)
     return outcome
 
 
 def draw(outcome: Outcome) -> None:
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         fig, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", width_ratios=(1.4, 1, 1))
         concentrations(axes[0], outcome)
         found_rates(axes[1], outcome)
         axes[2].semilogy(outcome.losses, color=COLOURS[0], lw=1.4)
         axes[2].set(xlabel="iteration", ylabel="mean square error (scaled)")
         axes[2].set_title(f"Training: A + B + C = 1 to {outcome.violation:.0e}", loc="left")
-        fig.savefig(outcome.picture, dpi=110)
-        plt.close(fig)
+        save(fig, outcome.picture)
 
 
 def concentrations(ax: Axes, outcome: Outcome) -> None:
@@ -159,9 +152,7 @@ def found_rates(ax: Axes, outcome: Outcome) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the picture")
-    outcome = main(parser.parse_args().out)
+    outcome = main(out_dir(__doc__))
     print(f"loss: {outcome.losses[0]:.3g} before, {outcome.losses[-1]:.3g} after {len(outcome.losses)} iterations")
     print(f"the conservation law held to {outcome.violation:.1e} in all of them")
     print(f"wrote {outcome.picture}")

@@ -8,15 +8,12 @@ The example of Chen et al., "Neural ordinary differential equations" (2018), and
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from _common import GREY, INK, ROSE, STYLE, TEAL, out_dir, save
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
@@ -26,7 +23,6 @@ TRUTH = torch.tensor([[-0.1, 2.0], [-2.0, -0.1]])
 START = torch.tensor([2.0, 0.0])
 TIMES = torch.linspace(0.0, 1.5, 30)
 SPAN = (0.0, 1.5)
-INK, ROSE, TEAL, GREY = "#1d3557", "#d1495b", "#0b7a75", "#9aa5b1"
 
 
 def spiral(t: Tensor, y: Tensor) -> Tensor:
@@ -78,9 +74,7 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     losses = train(node, truth.ys, iterations=80 if quick else 400)
     with torch.no_grad():
         after = node.solve(START)
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    picture = out / "spiral_neural_ode.png"
+    picture = Path(out_dir) / "spiral_neural_ode.png"
     draw(picture, truth, before, after, node.model, losses)
     return Outcome(losses, truth.ys, after.ys, picture)
 
@@ -93,15 +87,13 @@ def draw(
     net: nn.Module,
     losses: list[float],
 ) -> None:
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         fig = plt.figure(figsize=(11.5, 5.0), layout="constrained")
         plane, series, curve = fig.subplot_mosaic("AB;AC", width_ratios=(1.12, 1)).values()
         phase_plane(plane, truth, before, after, net)
         over_time(series, truth, after)
         loss_curve(curve, losses)
-        fig.savefig(path, dpi=110)
-        plt.close(fig)
+        save(fig, path)
 
 
 def smooth(sol: pdf.Solution, points: int = 400) -> Tensor:
@@ -148,7 +140,5 @@ def loss_curve(ax: Axes, losses: list[float]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the picture")
-    outcome = main(parser.parse_args().out)
+    outcome = main(out_dir(__doc__))
     print(f"loss {outcome.losses[0]:.3g} -> {outcome.losses[-1]:.3g}; wrote {outcome.picture}")

@@ -9,15 +9,12 @@ guess (the linear term alone), and fit the trajectory.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from _common import GREY, INK, ROSE, STYLE, out_dir, save
 from torch import Tensor, nn
 
 import pydiffeqflux as pdf
@@ -29,7 +26,6 @@ START = torch.tensor([2.0], dtype=torch.float64), torch.tensor([0.0], dtype=torc
 TERMS = 6
 #: Legendre polynomials are at home on [-1, 1].
 SCALE = 2.5
-INK, ROSE, GREY = "#1d3557", "#d1495b", "#9aa5b1"
 
 
 def force(x: Tensor, v: Tensor) -> Tensor:
@@ -94,17 +90,14 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
     with torch.no_grad():
         last = model(*START)[0]
         wrong = model.model(x, v) - force(x, v)
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    picture = out / "tensor_layer_oscillator.png"
+    picture = Path(out_dir) / "tensor_layer_oscillator.png"
     draw(picture, x, v, first, last, model.model, losses)
     rms = lambda z: float(z.square().mean().sqrt())  # noqa: E731
     return Outcome(losses, rms(first - x), rms(last - x), rms(wrong), picture)
 
 
 def draw(path: Path, x: Tensor, v: Tensor, first: Tensor, last: Tensor, model: Force, losses: list[float]) -> None:
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         fig, axes = plt.subplots(1, 3, figsize=(13.5, 4.2), layout="constrained", width_ratios=(1.2, 1.2, 0.9))
         axes[0].plot(TIMES, first, color=GREY, ls="--", lw=1.6, label="linear spring, the guess")
         axes[0].plot(TIMES, last, color=ROSE, lw=2, label="fitted")
@@ -122,13 +115,10 @@ def draw(path: Path, x: Tensor, v: Tensor, first: Tensor, last: Tensor, model: F
         axes[1].set(xlabel="x", ylabel="x'", title="Right where the data were (line)")
         axes[2].semilogy(losses, color=INK, lw=1.4)
         axes[2].set(xlabel="evaluation", title="Loss")
-        fig.savefig(path, dpi=110)
-        plt.close(fig)
+        save(fig, path)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the picture")
-    outcome = main(parser.parse_args().out)
+    outcome = main(out_dir(__doc__))
     print(f"position off by {outcome.before:.3g} before, {outcome.after:.3g} after; force off by {outcome.force:.3g}")
     print(f"wrote {outcome.picture}")

@@ -10,16 +10,13 @@ stiff solver; for large mu it tends to 3/2 - log 2 (Grasman, "Asymptotic methods
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from _common import STYLE, out_dir, save
 from matplotlib.axes import Axes
 from torch import Tensor
 
@@ -73,16 +70,13 @@ def main(out_dir: str | Path, quick: bool = False) -> Outcome:
         # A budget of steps instead of an endless wait: what was solved until then comes back.
         explicit = pdf.solve(problem, "tsit5", max_steps=500 if quick else 2000, throw=False, **tolerances)
     jumps = {mu: first_jump(mu, pdf.Rodas5P()) for mu in ((MU,) if quick else (3.0, 10.0, 30.0, 100.0, MU))}
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    outcome = Outcome(stiff, explicit, jumps, out / "van_der_pol_stiff.png")
+    outcome = Outcome(stiff, explicit, jumps, Path(out_dir) / "van_der_pol_stiff.png")
     draw(outcome)
     return outcome
 
 
 def draw(outcome: Outcome) -> None:
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         fig = plt.figure(figsize=(12, 6.2), layout="constrained")
         axes = fig.subplot_mosaic("AC;BD", width_ratios=(1.35, 1))
         solution(axes["A"], outcome)
@@ -90,8 +84,7 @@ def draw(outcome: Outcome) -> None:
         cost(axes["C"], outcome)
         sensitivity(axes["D"], outcome)
         axes["B"].sharex(axes["A"])
-        fig.savefig(outcome.picture, dpi=110)
-        plt.close(fig)
+        save(fig, outcome.picture)
 
 
 def solution(ax: Axes, outcome: Outcome) -> None:
@@ -147,9 +140,7 @@ def sensitivity(ax: Axes, outcome: Outcome) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the picture")
-    outcome = main(parser.parse_args().out)
+    outcome = main(out_dir(__doc__))
     for name, sol in outcome.stiff.items():
         s = sol.stats
         print(f"{name}: {s.naccept} + {s.nreject} steps, {s.nf} evaluations, {s.njac} Jacobians, {s.time:.1f} s")

@@ -105,7 +105,7 @@ def draw(
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=9)
         axes[0, 0].set_title(f"{LABELS[0]} (2015: off by {wrong[0]:.1f}, average {wrong[1]:.1f})")
         axes[1, 0].text(2015.5, 0.02, "2015", ha="center", transform=axes[1, 0].get_xaxis_transform(), color=GREY)
-        return save(fig, out_dir, "weather_forecast")
+        return save(fig, Path(out_dir) / "weather_forecast.png")
 
 
 if __name__ == "__main__":

@@ -397,3 +397,13 @@ def test_compiled_fits_do_not_depend_on_what_the_program_did_before(model, monke
     first, second = (fit(pendulum(n=8), options) for _ in range(2))
     assert first.report["backend"] == "compiled"
     assert same(first.module, second.module)
+
+
+@pytest.mark.julia
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["node", *FAMILIES])
+def test_every_family_is_fitted_on_julia(model):
+    series, extra = FAMILIES.get(model, (pendulum(n=12), {}))
+    result = fit(series, model=model, width=8, depth=1, epochs=4, backend="julia", **extra)
+    assert result.report["backend"] == "julia"
+    assert all(math.isfinite(loss) for loss in result.history.misfit)
