@@ -206,10 +206,8 @@ end
 
 # -- compiled ahead of the first use; see precompile.jl --
 
-"A toy as a model's home has it: generic code, for dual numbers."
-module ToyDelay
-f(t, y, p, c, i, w, out) = (out[0] = -p[0] * y[1]; nothing)
-end
+# As it is emitted: for numbers of any kind.
+toy_delay(t, y, p, c, i, w, out) = (out[0] = -p[0] * y[1]; nothing)
 
 function toy_delay(t::Float64, y::Ptr{Float64}, p::Ptr{Float64}, c, i, w, out::Ptr{Float64})
     unsafe_store!(out, -unsafe_load(p, 1) * unsafe_load(y, 2))
@@ -219,7 +217,7 @@ end
 @setup_workload begin
     @compile_workload begin
         k = Kernels(Float64, 2, 1, 1, Float64[], Int64[])
-        k.home = ToyDelay
+        k.emitted[:f] = toy_delay
         k.f = @cfunction(
             toy_delay, Cvoid, (Float64, Ptr{Float64}, Ptr{Float64}, Ptr{Float64}, Ptr{Int64}, Ptr{Float64}, Ptr{Float64})
         )
