@@ -334,21 +334,25 @@ def main(
         return
     torch.set_num_threads(1)
     found = Found()
+    out.mkdir(parents=True, exist_ok=True)
+    numbers = out / "julia_bridge.json"
     if "latency" in only:
         found.latency = run_latencies()
+        found.write(numbers)  # what has been measured is not lost with what comes after
     if set(only) - {"latency"}:
         running = session()
         aside = Aside(running) if {"spiral", "stiff"} & set(only) else None
         if aside is not None and "spiral" in only:
             found.races["spiral"] = run_spiral(running, aside, rounds, tuple(x for x in diffeqflux.split(";") if x))
+            found.write(numbers)
         if aside is not None and "stiff" in only:
             for name in STIFF:
                 found.races[name] = run_stiff(aside, name, rounds)
+                found.write(numbers)
         if "calls" in only:
             found.calls = run_calls(running, solves)
+    found.write(numbers)
     show(found)
-    out.mkdir(parents=True, exist_ok=True)
-    found.write(out / "julia_bridge.json")
     if found.races:
         draw(found, out / "julia_bridge.png")
     print(f"figure and numbers in {out}")

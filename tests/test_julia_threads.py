@@ -137,7 +137,7 @@ def test_julia_collects_its_garbage_on_whichever_thread() -> None:
 
 def test_a_function_that_is_called_back_may_solve_by_julia_itself() -> None:
     def func(t: Tensor, y: Tensor) -> Tensor:
-        inner = decay(torch.tensor(0.5, dtype=D)) if float(t) >= 0 else y
+        inner = decay(torch.tensor(0.5, dtype=D)) if float(t.detach()) >= 0 else y
         return -inner[0] * y
 
     problem = pdf.ODEProblem(func, torch.ones(2, dtype=D), (0.0, 1.0))
