@@ -126,7 +126,7 @@ def _resident(what: str) -> int:
 
 
 def memory() -> Curve:
-    sizes = [256, 1024, 4096]
+    sizes = [64, 256, 1024]
     values: dict[str, list[float]] = {"checkpoints": [], "every step": []}
     for name, kind in (("checkpoints", "sqrt"), ("every step", "all")):
         for steps in sizes:
@@ -163,7 +163,8 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
         fig, axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.0), layout="constrained")
         for ax, curve in zip(axes, curves, strict=True):
             for name, values in curve.values.items():
-                ax.loglog(curve.sizes, values, "o-", color=colours[name], ms=4, label=f"{name}, {curve.slope(name):.2f}")
+                label = f"{name}, {curve.slope(name):.2f}"
+                ax.loglog(curve.sizes, values, "o-", color=colours[name], ms=4, label=label)
             ax.set_title(curve.title.split(":")[-1].split("(")[0].strip(), loc="left", fontsize=8)
             ax.set_ylabel("seconds" if curve.unit == "s" else "bytes")
             ax.legend(frameon=False, fontsize=7, title="slope", title_fontsize=7)

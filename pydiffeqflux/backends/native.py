@@ -27,9 +27,9 @@ from .eager.engine import EagerBackend
 WARM_UP = 1000
 #: A function that had to be traced this often changes too much between solves to be worth compiling.
 TRACES = 8
-#: Multiplications and additions in one evaluation's products and convolutions from which on eager torch is as fast
-#: (measured once, by hand, on square layers; no benchmark of the repository shows it yet).
-LARGE_PRODUCTS = 5_000_000
+#: Multiplications and additions in one evaluation's products and convolutions from which on eager torch is as fast: a
+#: square layer of 180 on 32 rows (``python benchmarks/compiled_scaling.py --out DIR``; convolutions taken to be alike).
+LARGE_PRODUCTS = 2_000_000
 #: Entries of the state from which on eager torch is as fast, and has two cores for it.
 LARGE_STATE = 1 << 18
 
