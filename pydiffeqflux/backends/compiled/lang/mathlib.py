@@ -86,7 +86,7 @@ def expm1(x: Real) -> Real:
     return select(x > top, exp(x) - real(1.0), select(x < bottom, real(-1.0), inside))
 
 
-#: The bits of 1 and of sqrt(1/2) (the latter's high ones), the mantissa's, and those of the number whose lowest bit is 1.
+#: The bits of 1, of sqrt(1/2) (its high ones), of the mantissa, and of the number whose lowest bit is worth 1.
 _ONE, _HALF_ROOT, _MANTISSA, _UNIT = 0x3FF0000000000000, 0x3FE6A09E00000000, 0x000FFFFFFFFFFFFF, 0x4330000000000000
 _ONE_S, _HALF_ROOT_S, _MANTISSA_S, _UNIT_S = 0x3F800000, 0x3F3504F3, 0x007FFFFF, 0x4B000000
 
