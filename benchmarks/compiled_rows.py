@@ -116,7 +116,10 @@ def reactions(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
 
 
 def stiff_row(name: str, tol: float = 1e-6) -> Row:
-    """The gradient by all rate constants of the final state's weighted sum, float64."""
+    """The gradient by all rate constants of the final state's weighted sum, float64.
+
+    At matched errors: ours is taken at the loosest tolerance at which neither of its errors is larger than diffrax's.
+    """
     import diffrax
     import diffrax_side as dx
 
@@ -160,8 +163,23 @@ def stiff_row(name: str, tol: float = 1e-6) -> Row:
         return {"solution": y1, "gradient": found * rates}
 
     exact = {key: value.detach().numpy() for key, value in ours("rodas5p", 1e-11)().items()}
-    contenders = {"pydiffeqflux": ours("rodas5p", tol), "diffrax Kvaerno5": theirs}
-    return Row(f"{name} gradient, rtol {tol:g}", "diffrax", 1.0, 0.5, contenders, exact)
+    wanted, own = _errors(theirs(), exact), tol
+    while any(mine > other for mine, other in zip(_errors(ours("rodas5p", own)(), exact), wanted, strict=True)):
+        own /= 2.0
+        if own < 1e-12:
+            raise RuntimeError(f"no tolerance makes Rodas5P as accurate as {wanted} on {name}")
+    contenders = {"pydiffeqflux": ours("rodas5p", own), "diffrax Kvaerno5": theirs}
+    title = f"{name} gradient, errors no larger than Kvaerno5's at rtol {tol:g}: Rodas5P at {own:.2g}"
+    return Row(title, "diffrax", 1.0, 0.5, contenders, exact)
+
+
+def _errors(found: dict[str, Any], exact: dict[str, Any]) -> list[float]:
+    """As the table's: relative, of the solution and of the gradient."""
+    return [float(np.linalg.norm(_array(found[k]) - exact[k]) / np.linalg.norm(exact[k])) for k in exact]
+
+
+def _array(x: Any) -> np.ndarray:
+    return x.detach().numpy() if isinstance(x, Tensor) else np.asarray(x)
 
 
 ROWS: dict[str, Callable[[], Row]] = {

@@ -48,6 +48,20 @@ def test_outside_the_range(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_logarithm_of_one_and_more(dtype: type) -> None:
+    sizes = 10 ** np.linspace(-30, 30, 4000)
+    x = np.concatenate([sizes, -sizes[sizes < 1], np.linspace(-0.99, 3, 4001)]).astype(dtype)
+    with np.errstate(divide="ignore"):
+        exact = np.log1p(x.astype(np.longdouble))
+    got, finite = elementwise("log1p", x), np.isfinite(exact)
+    np.testing.assert_array_equal(np.isinf(got), ~finite)  # -1, to which the largest negative ones are rounded
+    unit = np.spacing(np.maximum(np.abs(exact[finite].astype(dtype)), np.finfo(dtype).tiny))
+    assert float(np.max(np.abs(got[finite].astype(np.longdouble) - exact[finite]) / unit)) < 1.0
+    x = np.array([0.0, -1.0, -2.0, np.inf, -np.inf, np.nan], dtype=dtype)
+    np.testing.assert_array_equal(elementwise("log1p", x), [0.0, -np.inf, np.nan, np.inf, np.nan, np.nan])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_smallest_exponentials(dtype: type) -> None:
     x = np.linspace(-103, -80, 400).astype(dtype) if dtype == np.float32 else np.linspace(-745, -700, 400)
     np.testing.assert_allclose(elementwise("exp", x), np.exp(x), rtol=1e-5, atol=4 * np.finfo(dtype).smallest_subnormal)

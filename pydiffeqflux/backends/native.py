@@ -15,10 +15,10 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
-from ..layers.calling import Autonomous
 from ..methods import Method
 from ..problem import ODEProblem
 from ..solution import Solution
+from .anchor import anchor_of
 from .backend import Problem, SolveOptions
 from .eager.engine import EagerBackend
 
@@ -27,9 +27,9 @@ from .eager.engine import EagerBackend
 WARM_UP = 1000
 #: A function that had to be traced this often changes too much between solves to be worth compiling.
 TRACES = 8
-#: Multiplications and additions in one evaluation's products and convolutions from which on eager torch is as fast
-#: (measured once, by hand, on square layers; no benchmark of the repository shows it yet).
-LARGE_PRODUCTS = 5_000_000
+#: Multiplications and additions in one evaluation's products and convolutions from which on eager torch is as fast: a
+#: square layer of 180 on 32 rows (``python benchmarks/compiled_scaling.py --out DIR``; convolutions taken to be alike).
+LARGE_PRODUCTS = 2_000_000
 #: Entries of the state from which on eager torch is as fast, and has two cores for it.
 LARGE_STATE = 1 << 18
 
@@ -57,24 +57,34 @@ class NativeBackend:
     def solve(self, problem: Problem, method: Method, options: SolveOptions) -> Solution:
         if not isinstance(problem, ODEProblem):
             return EagerBackend().solve(problem, method, options)
-        began = time.perf_counter()
-        tally = _tally(problem.func)
-        chosen = _compiled(problem, method, options, tally)
-        if not isinstance(chosen, str):
-            from .compiled.engine import run
-
-            return run(problem, method, options, *chosen, began)
+        found = compiled_solution(problem, method, options)
+        if isinstance(found, Solution):
+            return found
         solution = EagerBackend().solve(problem, method, options)
-        tally.evaluations += solution.stats.nf
-        solution.stats.fallback = chosen
+        evaluated(problem.func, solution.stats.nf)
+        solution.stats.fallback = found
         return solution
+
+
+def compiled_solution(problem: ODEProblem, method: Method, options: SolveOptions) -> Solution | str:
+    """The solution by the compiled engine; or why eager torch is to solve this."""
+    began = time.perf_counter()
+    chosen = _compiled(problem, method, options, _tally(problem.func))
+    if isinstance(chosen, str):
+        return chosen
+    from .compiled.engine import run
+
+    return run(problem, method, options, *chosen, began)
+
+
+def evaluated(func: Any, times: int) -> None:
+    """Take note that ``func`` has been evaluated so often, eagerly."""
+    _tally(func).evaluations += times
 
 
 def _tally(func: Any) -> _Tally:
     """What is known of a function; of one that is made anew for every solve, by its code."""
-    anchor = func
-    while type(anchor) is Autonomous:
-        anchor = anchor.model
+    anchor = anchor_of(func)
     key = anchor.__code__ if isinstance(anchor, types.FunctionType) else anchor
     try:
         return _tallies.setdefault(key, _Tally())
@@ -114,6 +124,8 @@ def _compiled(problem: ODEProblem, method: Method, options: SolveOptions, tally:
     model, tensors = model_for(problem, method, options)
     if isinstance(model, str):
         return model
+    if not model.pure:
+        return "evaluating the function changes what it holds (a counter, say), and that happens at every evaluation"
     if model.flops > LARGE_PRODUCTS:
         return f"products and convolutions of {model.flops:,} operations are as fast in eager torch"
     return model, tensors

@@ -17,6 +17,7 @@ from ..backends.eager.rhs import Rhs
 from ..backends.eager.stepper import Stepper
 from ..callbacks import Event
 from ..errors import EventNotFoundError, MaxStepsError
+from ..methods import Method
 from ..problem import SaveTimes, TimePoint
 from ..state import StateSpec
 from .events import FixedTimeWatch, zero_at_start
@@ -36,6 +37,8 @@ class AdaptiveEngine:
     max_num_steps: int
     #: Begin with the last step size of the solve before, instead of a new estimate.
     resume: bool = False
+    #: The method, where it is one of the catalogue's.
+    method: Method | None = None
     _last_dt: float | None = field(default=None, init=False)
 
     def integrate(self, y0: Tensor, times: Times) -> list[Tensor]:

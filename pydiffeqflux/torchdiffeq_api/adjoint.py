@@ -16,12 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..backends import native
 from ..backends.eager.adjoints.capture import captured_tensors
 from ..backends.eager.control import Norm, rms_norm
 from ..backends.eager.rhs import Rhs
 from ..errors import InvalidArgumentError, UnsupportedError
+from ..methods import Method
 from ..sensealg import BacksolveAdjoint
 from ..tracking import transforming
+from . import compiled
 from .augmented import Augmented
 from .call import Call, make_call, require_two_times
 from .callbacks import Callbacks, callbacks_of
@@ -108,6 +111,10 @@ def odeint_adjoint(
             " been passed then `adjoint_options` must be passed as well."
         )
     call = make_call(func, y0, t, rtol, atol, method, options)
+    if event_fn is None and adjoint_params is None and not adjoint_options and not callbacks_of(func, "_adjoint"):
+        ys = _compiled(call, adjoint_rtol, adjoint_atol, adjoint_method)
+        if ys is not None:
+            return ys
     params = _parameters(func, call, adjoint_params)
     backward = dict(adjoint_options if adjoint_options is not None else _without_norm(options))
     _warn_of_frozen(params, backward)
@@ -115,6 +122,7 @@ def odeint_adjoint(
         backward.get("norm"), packed_norm((options or {}).get("norm"), call.spec), call, len(params.listed)
     )
     job = Job(
+        func,
         call,
         event_fn,
         _inherited("rtol", adjoint_rtol, rtol),
@@ -152,6 +160,14 @@ def _by_julia(
         return call.unpack(call.engine.integrate(call.y0, call.times))
     when, y1 = call.engine.until_event(call.y0, call.times, event_fn)
     return torch.tensor(when, dtype=t.dtype, device=call.y0.device), call.unpack([call.y0, y1])
+
+
+def _compiled(call: Call, rtol: Any, atol: Any, method: MethodLike) -> Tensor | None:
+    """The solution by the compiled engine, with the same adjoint equation behind it; None where it is not for that."""
+    numbers = all(x is None or type(x) is float for x in (rtol, atol))
+    if not numbers or not (method is None or isinstance(method, Method)):
+        return None
+    return compiled.states(call, BacksolveAdjoint(method, rtol, atol))
 
 
 @dataclass
@@ -244,6 +260,7 @@ def _tensor(x: Any, like: Tensor) -> Tensor:
 class Job:
     """A solve and, for its backward pass, how to do that."""
 
+    func: Any
     call: Call
     event_fn: Callable[..., Tensor] | None
     rtol: Any
@@ -289,6 +306,7 @@ class _Adjoint(torch.autograd.Function):
         if job.event_fn is None:
             ctx.ts = call.times.values
             ys = torch.stack(call.engine.integrate(y0, call.times))
+            native.evaluated(job.func, call.rhs.nf)
             ctx.save_for_backward(ys, *params)
             return ys
         when, y1 = call.engine.until_event(y0, call.times, job.event_fn)

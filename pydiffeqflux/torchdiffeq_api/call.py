@@ -17,7 +17,7 @@ from ..state import StateSpec
 from . import julia
 from .callbacks import Callbacks, callbacks_of
 from .options import Engine, MethodLike, Problem, engine_for
-from .state import conforming, pack_state, tolerance
+from .state import Conforming, pack_state, tolerance
 from .times import Times, check_times
 
 
@@ -69,7 +69,7 @@ def make_call(
     if t.device != packed.device:
         warnings.warn("t is not on the same device as y0. Coercing to y0.device.", stacklevel=3)
         times = Times(times.values, times.tensor.to(packed.device))
-    rhs = Rhs(func if spec is not None else conforming(func), spec, packed)
+    rhs = Rhs(func if spec is not None else Conforming(func), spec, packed)
     problem = Problem(
         rhs,
         packed,

@@ -8,15 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backends import native
 from ..backends.eager.adjoints.function import link_crossing
 from ..backends.eager.rhs import Rhs
 from ..callbacks import Event
 from ..errors import InvalidArgumentError
 from ..problem import time_point
 from ..state import map_state
+from . import compiled
 from .call import make_call, require_two_times
 from .options import MethodLike
-from .state import conforming, pack_state
+from .state import Conforming, pack_state
 
 
 def odeint(
@@ -56,6 +58,9 @@ def odeint(
             jump_t, max_num_steps`` (as many between two output times on average), ``step_size``, and ``fallback`` as
             :func:`pydiffeqflux.solve` does. None or ``"torch"`` is this package's own loop.
 
+    A function that has been evaluated often is compiled, as with ``solve(..., backend="torch")``, where the engine
+    covers the call; what it does besides computing (counting its calls, say) keeps it in eager torch.
+
     Returns:
         The states at ``t``, ``(len(t), *y0.shape)`` (a tuple of such for a tuple). With ``event_fn`` the pair
         of the event's time and the states at ``t[0]`` and there, ``(2, *y0.shape)``; gradients are then those
@@ -76,7 +81,12 @@ def odeint(
         require_two_times(t)
     call = make_call(func, y0, t, rtol, atol, method, options, backend=backend)
     if event_fn is None:
-        return call.unpack(call.engine.integrate(call.y0, call.times))
+        ys = compiled.states(call)
+        if ys is not None:
+            return ys
+        found = call.unpack(call.engine.integrate(call.y0, call.times))
+        native.evaluated(func, call.rhs.nf)
+        return found
     when, y1 = call.engine.until_event(call.y0, call.times, event_fn)
     return torch.tensor(when, dtype=t.dtype, device=call.y0.device), call.unpack([call.y0, y1])
 
@@ -128,7 +138,7 @@ def odeint_event(
     ahead = start.reshape(-1).detach() + (-1.0 if reverse_time else 1.0)
     t = torch.cat([start.reshape(-1), ahead])
     event_t, solution = odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
-    rhs = Rhs(func if spec is not None else conforming(func), spec, packed)
+    rhs = Rhs(func if spec is not None else Conforming(func), spec, packed)
     ys = solution
     if spec is not None:
         ys = torch.stack([spec.flatten(map_state(lambda x, i=i: x[i], solution)) for i in range(2)])

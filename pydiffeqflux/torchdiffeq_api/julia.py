@@ -24,7 +24,7 @@ from ..state import StateSpec
 from .callbacks import warn_of_invalid
 from .events import zero_at_start
 from .options import ADAMS, SCIPY, UNLIMITED, MethodLike, Options, Problem, packed_norm, stops
-from .state import conforming
+from .state import Conforming
 from .times import Times
 
 #: What ``backend`` may be. None is this package's own loop, as before there was a choice.
@@ -49,7 +49,7 @@ class Packed:
 
     def __init__(self, model: Callable[[Tensor, Any], Any], spec: StateSpec | None):
         self.model, self.spec = model, spec
-        self._call = conforming(model) if spec is None else self._structured
+        self._call = Conforming(model) if spec is None else self._structured
 
     def __call__(self, t: Tensor, y: Tensor) -> Any:
         return self._call(t, y)

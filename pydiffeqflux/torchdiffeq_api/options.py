@@ -105,6 +105,8 @@ def engine_for(method: MethodLike, options: dict[str, Any] | None, problem: Prob
     else:
         stepper = _stepper(name, taken, problem, norm)
         engine = (_adaptive if stepper.adaptive else _fixed)(taken, problem, stepper, norm)
+        if isinstance(engine, AdaptiveEngine):
+            engine.method = methods.resolve(name)
     taken.done()
     valid = NAMES if isinstance(engine, AdaptiveEngine) else NAMES[:1] if isinstance(engine, GridEngine) else ()
     warn_of_invalid(label, problem.callbacks, valid)

@@ -7,6 +7,7 @@ tensor may return what broadcasts to the state; and results are cast to the stat
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -62,19 +63,20 @@ def pack_state(y0: Any) -> tuple[Tensor, StateSpec | None]:
     return packed, spec
 
 
-def conforming(func: Callable[[Tensor, Any], Any]) -> Callable[[Tensor, Any], Any]:
-    """``func`` for a tensor state, its result brought to the state's shape and dtype where that is harmless."""
+@dataclass(frozen=True)
+class Conforming:
+    """A function of a tensor state, its result brought to the state's shape and dtype where that is harmless."""
 
-    def conform(t: Tensor, y: Tensor) -> Any:
-        out = func(t, y)
+    model: Callable[[Tensor, Any], Any]
+
+    def __call__(self, t: Tensor, y: Tensor) -> Any:
+        out = self.model(t, y)
         if isinstance(out, Tensor):
             if out.dtype != y.dtype:
                 out = _cast(out, y.dtype)
             if out.shape != y.shape:
                 out = _broadcast(out, y)
         return out
-
-    return conform
 
 
 def _broadcast(out: Tensor, y: Tensor) -> Tensor:

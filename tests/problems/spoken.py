@@ -29,7 +29,8 @@ def _round(x: Any) -> Any:
 
 
 _WORDS = {
-    "math": _MATH, "real": np.float64, "select": lambda c, a, b: a if c else b, "exp": np.exp, "expm1": np.expm1,
+    "math": _MATH, "real": np.float64, "select": lambda c, a, b: a if c else b, "exp": np.exp, "log1p": np.log1p,
+    "expm1": np.expm1,
     "tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x)), "maximum": np.maximum, "minimum": np.minimum,
     "sign": np.sign, "round": _round, "Real": float, "Reals": Any, "Ints": Any, "int": int,
     "bool": bool,

@@ -17,6 +17,7 @@ from ...errors import SolveError
 from ...methods import Method, resolve
 from ...sensealg import BacksolveAdjoint, GaussAdjoint, SenseAlg
 from ..eager.failure import failure
+from ..once import once
 from . import toolchain
 from .forward import CODES, Buffers, Forward, loop_of
 from .loops import continuous as loop
@@ -193,11 +194,15 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        sense = ctx.sense
+        with torch.no_grad():
+            found = _Solve._pull_back(ctx, grads[0].contiguous())
+        return once(_once_only(sense), found, (None, None, None, None, *ctx.saved_tensors[1:]))
+
+    @staticmethod
+    def _pull_back(ctx: Any, seeds: Tensor) -> tuple[Tensor | None, ...]:
         run, sense, times = ctx.run, ctx.sense, ctx.times
         rows, y0, t0, t1, saves, *params = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            raise _no_second_derivative(sense)
-        seeds = grads[0].contiguous()
         lam, mu = Backwards(run, sense, seeds, times).solve()
 
         def along(t: float, y: Tensor, seed: Tensor) -> float:
@@ -218,12 +223,8 @@ class _Solve(torch.autograd.Function):
         return (None, None, None, None, lam.view(y0.shape), g_t0, g_t1, g_saves, *to_params)
 
 
-def _no_second_derivative(sense: SenseAlg) -> Exception:
-    from ...errors import GradientError
-
-    return GradientError(
-        f"{sense.name} has no second derivative: differentiate twice with sensealg=DiscreteAdjoint()."
-    )
+def _once_only(sense: SenseAlg) -> str:
+    return f"{sense.name} has no second derivative: differentiate twice with sensealg=DiscreteAdjoint()."
 
 
 def observe(run: Forward, sense: SenseAlg, rows: Tensor) -> Tensor:

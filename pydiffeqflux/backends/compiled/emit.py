@@ -10,7 +10,7 @@ from ...graph.expr import Call, Expr, Index, Number, linear
 from ...graph.printer import Printer, arguments
 from ...graph.program import Buffer, Matrix, Product, Program
 
-_LIBRARY = "log log1p log2 log10 sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc sqrt floor ceil trunc"
+_LIBRARY = "log log2 log10 sin cos tan asin acos atan sinh cosh asinh acosh atanh erf erfc sqrt floor ceil trunc"
 
 
 #: Rows of the left matrix from which on the right one is turned around.
@@ -25,7 +25,8 @@ class LanguagePrinter(Printer):
         "floordiv": "({} // {})", "mod": "({} % {})", "pow": "math.pow({}, {})", "fmod": "math.fmod({}, {})",
         "remainder": "({} % {})", "atan2": "math.atan2({}, {})", "maximum": "maximum({}, {})",
         "minimum": "minimum({}, {})", "abs": "abs({})", "sign": "sign({})", "sigmoid": "sigmoid({})",
-        "exp": "exp({})", "expm1": "expm1({})", "tanh": "tanh({})", "round": "round({})", "lt": "({} < {})",
+        "exp": "exp({})", "log1p": "log1p({})", "expm1": "expm1({})", "tanh": "tanh({})", "round": "round({})",
+        "lt": "({} < {})",
         "le": "({} <= {})", "gt": "({} > {})", "ge": "({} >= {})", "eq": "({} == {})", "ne": "({} != {})",
         "and": "({} & {})", "or": "({} | {})", "not": "(not {})", "where": "select({}, {}, {})",
         "float": "real({})", "int": "int({})", "bool": "bool({})",

@@ -24,6 +24,7 @@ from ...graph.program import Product, Reduction
 from ...graph.reach import Reach, Reached, reach
 from ...graph.value import contiguous_strides
 from ...problem import ODEProblem
+from ..anchor import anchor_of
 from ..backend import SolveOptions
 from ..eager.rhs import Rhs
 from . import toolchain
@@ -58,6 +59,8 @@ class Model:
     room: int = 32
     #: Of a model of one row: whether it holds for all of them (see ``rows.agrees``).
     rows_agree: bool | None = None
+    #: Whether evaluating the function leaves everything that it reaches as it was (but for tensors' values).
+    pure: bool = True
     #: Second derivatives, or why there are none; made when first asked for (see ``second``).
     second: Any = None
     plans: Plans = field(default_factory=Plans)
@@ -219,15 +222,6 @@ def _state(problem: ODEProblem) -> Any:
 _OWN = (types.FunctionType, torch.nn.Sequential)
 
 
-def anchor_of(func: Any) -> Any:
-    """The user's own function inside what the engines wrap around it."""
-    if type(func) is types.FunctionType:
-        return func
-    while type(func).__name__ in ("Autonomous", "RowFunction") and type(func).__module__.startswith("pydiffeqflux."):
-        func = func.model
-    return func
-
-
 def _walked(func: Any) -> Walked:
     anchor = anchor_of(func)
     try:
@@ -250,7 +244,9 @@ def _find(problem: ODEProblem, walked: Walked, state: Any) -> Model | str:
             found = str(why)
         # The function may have changed by running (a counter of its calls): what it is now will be found again.
         walked.reach = reach(anchor_of(problem.func))
-        key = tuple(walked.reach.facts), state
+        before, key = key, (tuple(walked.reach.facts), state)
+        if isinstance(found, Model):
+            found.pure = key == before
         _models[key] = found, walked.reach.held
         while len(_models) > KEPT:
             _models.popitem(last=False)

@@ -7,6 +7,8 @@ four units in the last place (tests/test_compiled_lang.py).
 
 from __future__ import annotations
 
+import math
+
 from .words import Real, bits, from_bits, is_single, real, select
 
 _LOG2E = 1.4426950408889634
@@ -82,6 +84,52 @@ def expm1(x: Real) -> Real:
     bottom, top = (real(-18.0) if is_single() else real(-38.0)), (real(88.0) if is_single() else real(709.0))
     inside = expm1_in_range(min(max(x, bottom), top))
     return select(x > top, exp(x) - real(1.0), select(x < bottom, real(-1.0), inside))
+
+
+#: The bits of 1, of sqrt(1/2) (its high ones), of the mantissa, and of the number whose lowest bit is worth 1.
+_ONE, _HALF_ROOT, _MANTISSA, _UNIT = 0x3FF0000000000000, 0x3FE6A09E00000000, 0x000FFFFFFFFFFFFF, 0x4330000000000000
+_ONE_S, _HALF_ROOT_S, _MANTISSA_S, _UNIT_S = 0x3F800000, 0x3F3504F3, 0x007FFFFF, 0x4B000000
+
+
+def log_poly(z: Real) -> Real:
+    """``(log(1 + s) - log(1 - s)) / s - 2`` for ``z = s^2``, s within 0.172 of 0."""
+    if is_single():
+        q = real(2 / 11)
+        q = q * z + real(2 / 9)
+        q = q * z + real(2 / 7)
+        q = q * z + real(2 / 5)
+        return z * (q * z + real(2 / 3))
+    q = real(2 / 25)
+    q = q * z + real(2 / 23)
+    q = q * z + real(2 / 21)
+    q = q * z + real(2 / 19)
+    q = q * z + real(2 / 17)
+    q = q * z + real(2 / 15)
+    q = q * z + real(2 / 13)
+    q = q * z + real(2 / 11)
+    q = q * z + real(2 / 9)
+    q = q * z + real(2 / 7)
+    q = q * z + real(2 / 5)
+    return z * (q * z + real(2 / 3))
+
+
+def log1p(x: Real) -> Real:
+    """``log(1 + x)``, exact also near 0: the exponent of 1 + x, and atanh's series of what is left."""
+    u = real(1.0) + x
+    lost = select(x < real(1.0), x - (u - real(1.0)), real(1.0) - (u - x)) / u
+    if is_single():
+        at = bits(u) + (_ONE_S - _HALF_ROOT_S)
+        n = from_bits((at >> 23) + _UNIT_S) - real(8388608.0 + 127.0)
+        f = from_bits((at & _MANTISSA_S) + _HALF_ROOT_S) - real(1.0)
+    else:
+        at = bits(u) + (_ONE - _HALF_ROOT)
+        n = from_bits((at >> 52) + _UNIT) - real(4503599627370496.0 + 1023.0)
+        f = from_bits((at & _MANTISSA) + _HALF_ROOT) - real(1.0)
+    high, low = (real(_HIGH_S) if is_single() else real(_HIGH)), (real(_LOW_S) if is_single() else real(_LOW))
+    s, half = f / (real(2.0) + f), real(0.5) * f * f
+    found = n * high + (f - (half - (s * (half + log_poly(s * s)) + (n * low + lost))))
+    found = select(u > real(0.0), found, select(u == real(0.0), real(-math.inf), real(math.nan)))
+    return select(x - x == real(0.0), found, select(x > real(0.0), x, real(math.nan)))
 
 
 def tanh(x: Real) -> Real:
