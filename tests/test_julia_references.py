@@ -216,6 +216,8 @@ def test_what_the_layer_does_not_take() -> None:
         ("sensealg=DiscreteAdjoint", {"saveat": [1.0], "sensealg": "DiscreteAdjoint"}),
         ("tstops", {"saveat": [1.0], "tstops": [0.5]}),
         ("fallback", {"saveat": [1.0], "fallback": "callback"}),
+        ("progress", {"saveat": [1.0], "progress": True}),
+        ("controller", {"saveat": [1.0], "controller": pdf.PIController()}),
         ("a gradient of times", {"saveat": torch.tensor([1.0], dtype=D, requires_grad=True)}),
     ]
     for said, options in refused:

@@ -331,6 +331,15 @@ def test_options_that_do_not_go() -> None:
         pdf.solve(untraceable, "em", dt=0.1, backend="julia")
 
 
+def test_transforms() -> None:
+    def end(y0: Tensor) -> Tensor:
+        problem = pdf.SDEProblem(lambda t, y: -y, lambda t, y: 0.1 * y, y0, (0.0, 1.0), seed=1)
+        return pdf.solve(problem, "em", dt=0.1, saveat=[1.0], backend="julia", dense=False).ys.sum()
+
+    with pytest.raises(UnsupportedError, match=r"torch\.func"):
+        torch.func.grad(end)(torch.ones(2, dtype=D))
+
+
 def test_too_many_steps() -> None:
     with pytest.raises(MaxStepsError, match="max_steps=5"):
         pdf.solve(problem_of(), "sosri", max_steps=5, rtol=1e-6, atol=1e-6, saveat=[1.0], backend="julia")
