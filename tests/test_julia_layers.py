@@ -52,14 +52,25 @@ def both(layer: Callable[[str], Callable[..., Tensor]], modules: list[nn.Module]
 
 
 class Driven(nn.Module):
-    """A model that depends on time."""
+    """A model of time and state."""
 
-    def __init__(self, states: int = 2):
+    def __init__(self) -> None:
         super().__init__()
-        self.net = mlp(states + 1, 2)
+        self.net = mlp(3, 2)
 
-    def forward(self, t: Tensor, *parts: Tensor) -> Tensor:
-        return self.net(torch.cat([*parts, torch.cos(3 * t).expand(*parts[0].shape[:-1], 1)], -1))
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.net(torch.cat([y, torch.cos(3 * t).expand(*y.shape[:-1], 1)], -1))
+
+
+class Pushed(nn.Module):
+    """An acceleration that depends on time, place and velocity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp(5, 2)
+
+    def forward(self, t: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        return self.net(torch.cat([u, v, torch.cos(3 * t).expand(*u.shape[:-1], 1)], -1))
 
 
 # -- layers with an ODE inside --------------------------------------------------------------------
@@ -77,7 +88,7 @@ def test_neural_ode_with_trained_ends() -> None:
 
 
 def test_second_order() -> None:
-    net = Driven(4)
+    net = Pushed()
 
     def layer(backend: str) -> Callable[..., Tensor]:
         node = pdf.SecondOrderNeuralODE(net, SPAN, backend=backend, **PATH, **GAUSS)

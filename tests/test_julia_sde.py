@@ -127,6 +127,44 @@ def test_milstein_is_of_order_one() -> None:
     assert math.log(errors[0] / errors[1]) / math.log(16) == pytest.approx(1.0, abs=0.15)
 
 
+ADJOINT = [
+    ("diagonal", "em", "ito"),
+    ("diagonal", "heun", "stratonovich"),
+    slow("scalar", "heun", "stratonovich"),
+    slow("general", "heun", "stratonovich"),
+    slow("general", "em", "ito"),
+    slow("scalar", "em", "ito"),
+    slow("additive", "em", "ito"),
+]
+
+
+@pytest.mark.parametrize(("noise", "method", "interpretation"), ADJOINT)
+def test_the_stochastic_adjoint(noise: str, method: Any, interpretation: str) -> None:
+    """It approaches the derivative of the computed path as steps shrink: the equation's, on one path."""
+    model, y0 = Model(noise), torch.randn(2, 2, dtype=D, requires_grad=True)
+    problem = pdf.SDEProblem(
+        model.drift, model.diffusion, y0, (0.0, 1.0), noise=noise, interpretation=interpretation, seed=3
+    )
+    errors = []
+    for dt in (0.05, 0.0005):
+        sol, found = solved(problem, model, method, "julia", dt=dt, sensealg="BacksolveAdjoint")
+        _, expected = solved(problem, model, method, "torch", dt=dt)
+        assert sol.stats.sensealg == "BacksolveAdjoint"
+        errors.append(float((found - expected).norm() / expected.norm()))
+    assert errors[1] < 0.02
+    assert errors[1] < errors[0] / 4
+
+
+def test_the_adjoint_along_adaptive_steps() -> None:
+    model, y0 = Model("diagonal"), torch.randn(2, 2, dtype=D, requires_grad=True)
+    problem = pdf.SDEProblem(model.drift, model.diffusion, y0, (0.0, 1.0), seed=3)
+    limits = {"rtol": 1e-4, "atol": 1e-4}
+    one, to_one = solved(problem, model, "sosri", "julia", sensealg="BacksolveAdjoint", **limits)
+    other, to_other = solved(problem, model, "sosri", "julia", sensealg="DiscreteAdjoint", **limits)
+    assert torch.equal(one.ys, other.ys)
+    assert float((to_one - to_other).norm() / to_other.norm()) < 0.02
+
+
 # -- in distribution ------------------------------------------------------------------------------
 
 A, B, PATHS = -0.5, 0.4, 2000
@@ -280,6 +318,8 @@ def test_options_that_do_not_go() -> None:
         pdf.solve(problem_of(brownian=motion), "sosri", backend="julia")
     with pytest.raises(UnsupportedError, match="no checkpoints"):
         pdf.solve(problem_of(), "em", dt=0.1, sensealg=pdf.DiscreteAdjoint("sqrt"), backend="julia")
+    with pytest.raises(UnsupportedError, match="no other options"):
+        pdf.solve(problem_of(), "em", dt=0.1, sensealg=pdf.BacksolveAdjoint(method="heun"), backend="julia")
     with pytest.raises(UnsupportedError, match="callback"):
         pdf.solve(problem_of(), "em", dt=0.1, fallback="callback", backend="julia")
     with pytest.raises(UnsupportedError, match="per_sample"):
@@ -289,6 +329,15 @@ def test_options_that_do_not_go() -> None:
     )
     with pytest.raises(UntraceableError, match="the value of a tensor"):
         pdf.solve(untraceable, "em", dt=0.1, backend="julia")
+
+
+def test_transforms() -> None:
+    def end(y0: Tensor) -> Tensor:
+        problem = pdf.SDEProblem(lambda t, y: -y, lambda t, y: 0.1 * y, y0, (0.0, 1.0), seed=1)
+        return pdf.solve(problem, "em", dt=0.1, saveat=[1.0], backend="julia", dense=False).ys.sum()
+
+    with pytest.raises(UnsupportedError, match=r"torch\.func"):
+        torch.func.grad(end)(torch.ones(2, dtype=D))
 
 
 def test_too_many_steps() -> None:

@@ -258,4 +258,103 @@ end
     seeds[end] = 1
     du0, dp = P.gradient(run, seeds)
     @test [du0; dp] ≈ [1.0, -(1 - 0.3 / 2), -0.7, 0.7 / 2] rtol = 1.0e-6
+
+# -- stochastic equations: dy = -p0 y dt + p1 y dW, the diffusion entry by entry or a matrix of two columns ------------
+
+function scaled(sign::String, columns::Int)
+    at(i, j) = columns == 0 ? "$i" : "$(2 * i + j)"
+    js = columns == 0 ? (0,) : (0, 1)
+    f = join(["    out[$(at(i, j))] = $(j + 1) * ($sign p[0] * y[$i])\n" for i in 0:1 for j in js])
+    gy = join(["    gy[$i] = " * join(["$(j + 1) * ($sign p[0] * v[$(at(i, j))])" for j in js], " + ") * "\n" for i in 0:1])
+    gp = "    gp[0] = " * join(["$(j + 1) * ($sign y[$i] * v[$(at(i, j))])" for i in 0:1 for j in js], " + ") * "\n"
+    k = P.Kernels(Float64, 2, columns == 0 ? 2 : 4, 1, Float64[], Int64[])
+    P.add!(k, :f, "function f(t, y, p, c, i, w, out)\n$(f)    return nothing\nend\n", 0)
+    P.add!(k, :vjp, "function vjp(t, y, v, p, c, i, w, gy, gp, gt)\n$gy$gp    gt[0] = T(0)\n    return nothing\nend\n", 0)
+    return k
+end
+
+equation(columns::Int; scalar = false, rows = 1) = P.Stochastic(
+    P.Drift(scaled("-", 0)), P.Diffusion(scaled("+", columns), 1, (rows, 2 ÷ rows, columns)), scalar
+)
+
+function walked(e, alg, path; options...)
+    return P.forward(
+        e, alg, [1.0, 2.0], [0.5, 0.3], 0.0, 1.0, [0.5, 1.0];
+        keep = "end", seed = UInt64(3), path, tstops = Float64[], maxiters = 10^5, options...
+    )
+end
+
+function brownian(width, steps)
+    rng = Xoshiro(1)
+    W = hcat(zeros(width), cumsum(randn(rng, width, steps) ./ sqrt(steps); dims = 2))
+    return P.Path{Float64}(collect(range(0.0, 1.0; length = steps + 1)), W, zeros(0, 0))
+end
+
+"The end of Euler-Maruyama's or Heun's path, written out."
+function stepped(x, path, columns; heun)
+    u, a, b = x[1:2], x[3], x[4]
+    g(u, dW) = columns == 0 ? b .* u .* dW : b .* u .* (dW[1] + 2 * dW[2])
+    for i in 1:(length(path.ts) - 1)
+        h, dW = path.ts[i + 1] - path.ts[i], path.W[:, i + 1] - path.W[:, i]
+        ahead = u .- h .* a .* u .+ g(u, dW)
+        u = heun ? u .- h / 2 .* a .* (u .+ ahead) .+ (g(u, dW) .+ g(ahead, dW)) ./ 2 : ahead
+    end
+    return u
+end
+
+@testset "stochastic steps and their tape: $text, $columns columns" for text in ("EM(false)", "EulerHeun"), columns in (0, 2)
+    heun = text == "EulerHeun"
+    alg, path, e = P.stochastic(text, heun), brownian(2, 20), equation(columns)
+    run = walked(e, alg, path)
+    x = [1.0, 2.0, 0.5, 0.3]
+    @test run.us[:, end] ≈ stepped(x, path, columns; heun)
+    du0, dp = P.gradient(run, alg, "TrackerAdjoint", [0.0 1.0; 0.0 -2.0])
+    expected = ForwardDiff.gradient(z -> dot([1.0, -2.0], stepped(z, path, columns; heun)), x)
+    @test [du0; dp] ≈ expected
+end
+
+@testset "the stochastic adjoint, $columns columns" for columns in (0, 2)
+    path, e, x = brownian(2, 4000), equation(columns), [1.0, 2.0, 0.5, 0.3]
+    run = walked(e, P.stochastic("EulerHeun", true), path)
+    du0, dp = P.backsolved(run, e, run.p, [0.0 1.0; 0.0 -2.0]; checkpointing = true)
+    expected = ForwardDiff.gradient(z -> dot([1.0, -2.0], stepped(z, path, columns; heun = true)), x)
+    @test [du0; dp] ≈ expected rtol = 1.0e-2
+end
+
+@testset "a path that is drawn as steps are chosen" begin
+    alg = P.stochastic("SOSRI", false)
+    run = walked(equation(0), alg, nothing; reltol = 1.0e-4, abstol = 1.0e-4)
+    exact = [1.0, 2.0] .* exp.((-0.5 - 0.3^2 / 2) .+ 0.3 .* run.path.W[:, end])
+    @test run.us[:, end] ≈ exact rtol = 1.0e-3
+    du0, dp = P.gradient(run, alg, "TrackerAdjoint", [0.0 1.0; 0.0 1.0])
+    @test du0 ≈ exact ./ [1.0, 2.0] rtol = 1.0e-3
+    @test dp ≈ [-sum(exact), sum(exact .* (run.path.W[:, end] .- 0.3))] rtol = 1.0e-2
+    scalar = walked(equation(0; scalar = true), alg, nothing; reltol = 1.0e-2, abstol = 1.0e-2)
+    @test scalar.path.W[1, :] == scalar.path.W[2, :]
+    @test scalar.path.W[1, :] != run.path.W[1, :]
+end
+
+@testset "solvers for stochastic equations by name" begin
+    @test P.stochastic("SRIW1()", false) isa SciMLBase.AbstractDEAlgorithm
+    @test SciMLBase.alg_interpretation(P.stochastic("RKMil", true)) == SciMLBase.AlgorithmInterpretation.Stratonovich
+    @test_throws "unknown solver: Tsit6" P.stochastic("Tsit6", false)
+    @test issubset(["EM", "SOSRI", "LambaEM"], split(P.bridge_stochastic_names()))
+    @test_throws "unknown sensealg" P.gradient(walked(equation(0), P.stochastic("EM", false), brownian(2, 4)), nothing, "No", zeros(2, 2))
+end
+
+@testset "DiffEqFlux's own layer, with the time as a state" begin
+    alg = P.algorithm("Tsit5")
+    run = P.through(
+        P.TimedLayer(kernels(Float64), [0.5, -0.2]), [0.3, 0.7, 0.0], [0.5, -0.2], (0.0, 1.0), alg, 2;
+        saveat = [0.5, 1.0], reltol = 1.0e-10, abstol = 1.0e-10
+    )
+    seeds = [1.0 0.5; -1.0 0.3; 0.0 0.0]
+    du0, dp = run.back(seeds)
+    function loss(x)
+        problem = SciMLBase.ODEProblem((u, p, t) -> f(u, p, t), x[1:2], (0.0, 1.0), x[3:4])
+        solution = SciMLBase.solve(problem, P.algorithm("Vern9"); saveat = [0.5, 1.0], reltol = 1.0e-12, abstol = 1.0e-12)
+        return sum(dot(seeds[1:2, i], solution.u[i]) for i in 1:2)
+    end
+    @test run.retcode == "Success"
+    @test [du0[1:2]; dp] ≈ ForwardDiff.gradient(loss, [0.3, 0.7, 0.5, -0.2]) rtol = 1.0e-6
 end

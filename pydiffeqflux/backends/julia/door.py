@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from ... import sensealg as sensealgs
+from ...controllers import PIDController
 from ...errors import GradientError, UnsupportedError
 from ...methods import Method
 from ...problem import ODEProblem
 from ...sensealg import SenseAlg
 from ...solution import Solution, Stats, Status
+from ...tracking import transforming
 from ..backend import Problem, SolveOptions
 from ..eager.failure import failure
 from ..eager.rhs import Rhs
@@ -101,6 +103,9 @@ def assert_layer(problem: Problem, options: SolveOptions) -> None:
         "event": bool(options.events),
         "callbacks": bool(options.doses),
         "fallback": options.fallback is not None,
+        "progress": options.progress,
+        "controller": options.controller != PIDController(),
+        "a torch.func transform": transforming(),
         "every step (saveat=None with save_everystep=True)": options.saves is None and options.unsaved == "steps",
     }
     for name, wanted in missing.items():

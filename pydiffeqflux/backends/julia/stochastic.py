@@ -27,6 +27,7 @@ from ...problem import TimePoint
 from ...sde_methods import SciMLSDEMethod, SDEMethod
 from ...sde_problem import SDEProblem
 from ...solution import Solution, Stats, Status
+from ...tracking import transforming
 from ..backend import SolveOptions
 from ..eager.failure import failure
 from ..eager.integrate import Outcome
@@ -376,6 +377,10 @@ def solve(
 ) -> Solution:
     """``backend="julia"`` for an :class:`SDEProblem`."""
     began = time.perf_counter()
+    if transforming():
+        raise UnsupportedError(
+            "an SDEProblem on backend='julia' inside a torch.func transform does not exist: use backend='torch' there."
+        )
     if options.fallback == "callback":
         raise UnsupportedError("fallback='callback' with an SDEProblem does not exist: use backend='torch'.")
     tools = StochasticTools.of(session)
