@@ -378,6 +378,17 @@ def test_what_cannot_be_batched() -> None:
         solve(lambda p, i: change(p, seed=1000 + i), noisy().problem, method="em", dt=0.1)
 
 
+def test_fully_implicit_equations(pool: ProcessPoolExecutor) -> None:
+    ones = torch.ones(2, dtype=D)
+    problem = pdf.DAEProblem(ensembles.relaxing, ones, -ones, (0.0, 1.0), [True, False])
+    ensemble = pdf.EnsembleProblem(problem, lambda p, i: dataclasses.replace(p, y0=ones * i, dy0=-ones * i))
+    for ensemblealg in ("serial", pool):
+        sols = pdf.solve_ensemble(ensemble, trajectories=3, ensemblealg=ensemblealg, saveat=[1.0], rtol=1e-7, atol=1e-9)
+        assert torch.allclose(sols.ys[:, 0, 1], math.exp(-1) * torch.arange(3, dtype=D), rtol=1e-5)
+    with pytest.raises(UnsupportedError, match="a DAEProblem with ensemblealg='batched'"):
+        pdf.solve_ensemble(ensemble, trajectories=3, ensemblealg="batched")
+
+
 def test_a_batch_of_differential_algebraic_equations() -> None:
     from problems import algebraic
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..dae_problem import DAEProblem
 from ..errors import PyDiffEqFluxError, UnsupportedError
 from ..methods import Method
+from ..problem import ODEProblem
 from ..sde_problem import SDEProblem
 from ..solution import Solution
 from ..solve import solve
@@ -64,6 +66,8 @@ def solve_batched(
         if options.get(name):
             raise UnsupportedError(f"{name} with ensemblealg='batched': {_INSTEAD}.")
     base = problems[0]
+    if isinstance(base, DAEProblem):
+        raise UnsupportedError(f"a DAEProblem with ensemblealg='batched': {_INSTEAD}, or batched=True for its rows.")
     for i, other in enumerate(problems):
         same = other.t_span is base.t_span or not (_timed(other) or _timed(base))
         if not same or (other.t0.value, other.t1.value) != (base.t0.value, base.t1.value):
@@ -93,6 +97,7 @@ def _joined(problems: Sequence[AnyProblem], seed: int | None, first: int) -> Any
         drift = _varied([p.drift for p in problems], always=False)  # type: ignore[union-attr]
         diffusion = _varied([p.diffusion for p in problems], always=False)  # type: ignore[union-attr]
         return replace(base, y0=y0, drift=drift, diffusion=diffusion, seed=seed_of(seed or 0, first))
+    assert isinstance(base, ODEProblem)  # solve_batched() refuses others
     if base.batched and base.mass_matrix is not None:
         raise UnsupportedError(f"a mass_matrix of batched rows with ensemblealg='batched': {_INSTEAD}.")
     if any(p.mass_matrix is not base.mass_matrix for p in problems):  # type: ignore[union-attr]

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ..dae_problem import DAEProblem
 from ..errors import InvalidArgumentError
 from ..problem import ODEProblem
 from ..sde_problem import SDEProblem
 
-AnyProblem = ODEProblem | SDEProblem
+AnyProblem = ODEProblem | SDEProblem | DAEProblem
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class EnsembleProblem:
     def __post_init__(self) -> None:
         if not isinstance(self.problem, AnyProblem):
             raise InvalidArgumentError(
-                f"problem is a {type(self.problem).__name__}; give the ODEProblem or SDEProblem that they share."
+                f"problem is a {type(self.problem).__name__}; give the ODEProblem, SDEProblem or DAEProblem that they"
+                f" share."
             )
         for name in ("prob_func", "output_func", "reduction"):
             given = getattr(self, name)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..backends.once import WithoutGradient
+from ..dae_problem import DAEProblem
 from ..errors import (
     EnsembleError,
     InvalidArgumentError,
@@ -260,6 +261,9 @@ def _detached(problem: AnyProblem) -> AnyProblem:
     if isinstance(problem, ODEProblem):
         mass = None if problem.mass_matrix is None else problem.mass_matrix.detach()
         return replace(problem, y0=map_state(Tensor.detach, problem.y0), t_span=span, mass_matrix=mass)
+    if isinstance(problem, DAEProblem):
+        y0, dy0 = (map_state(Tensor.detach, state) for state in (problem.y0, problem.dy0))
+        return replace(problem, y0=y0, dy0=dy0, t_span=span)
     return replace(problem, y0=problem.y0.detach(), t_span=span)
 
 

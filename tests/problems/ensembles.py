@@ -41,6 +41,11 @@ def net(seed: int = 0) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2)).double()
 
 
+def relaxing(t: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+    """y1' = -y2 and y2 = y1, as a residual."""
+    return torch.stack([dy[0] + y[1], y[1] - y[0]])
+
+
 class Field(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
