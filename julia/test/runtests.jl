@@ -258,6 +258,7 @@ end
     seeds[end] = 1
     du0, dp = P.gradient(run, seeds)
     @test [du0; dp] ≈ [1.0, -(1 - 0.3 / 2), -0.7, 0.7 / 2] rtol = 1.0e-6
+end
 
 # -- stochastic equations: dy = -p0 y dt + p1 y dW, the diffusion entry by entry or a matrix of two columns ------------
 
