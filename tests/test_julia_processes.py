@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from typing import Any
@@ -117,6 +118,7 @@ def held() -> int:
     """Things that Julia keeps for Python."""
     from pydiffeqflux.backends.julia.session import session
 
+    gc.collect()  # a model and its function may refer to each other
     return int(session().call("bridge_held"))
 
 
@@ -124,6 +126,20 @@ def test_what_julia_holds_is_let_go() -> None:
     growth(20, 20)
     before = held()
     growth(0, 300)
+    assert held() <= before + 2
+
+
+def test_models_that_nobody_uses_are_let_go() -> None:
+    def once() -> None:
+        weight = torch.randn(2, 2, dtype=D, requires_grad=True)
+        problem = pdf.ODEProblem(lambda t, y: y @ weight, torch.ones(2, dtype=D), (0.0, 1.0))
+        pdf.solve(problem, saveat=[1.0], backend="julia").ys.sum().backward()
+
+    for _ in range(34):  # more than are remembered
+        once()
+    before = held()
+    for _ in range(5):
+        once()
     assert held() <= before + 2
 
 
