@@ -5,17 +5,14 @@ from __future__ import annotations
 import functools
 import math
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ... import sensealg as sensealgs
 from ...errors import (
-    GradientError,
     JuliaError,
     MethodNoiseError,
     StepSizeRequiredError,
@@ -35,10 +32,18 @@ from ..eager.joint import assemble, chain
 from ..eager.sde.equation import Sde
 from ..eager.sde.setup import equation_of
 from ..eager.stretch import Stretch
-from ..once import once
-from .model import Model, Models, addresses
-from .noise import Grid, grid, step_times
+from .model import Models
+from .noise import grid, step_times
 from .session import Session
+from .stochastic_calls import (
+    Back,
+    StochasticEquation,
+    StochasticJob,
+    StochasticRequest,
+    StochasticRun,
+    StochasticSolve,
+    StochasticSolver,
+)
 from .stretches import _STATUS
 
 #: The solver of StochasticDiffEq that is the same method.
@@ -55,213 +60,6 @@ _NAMES = {
 }
 #: The same with steps of their own choice, where that is another solver.
 _ADAPTIVE = {"em": "LambaEM(false)", "heun": "LambaEulerHeun"}
-
-_NO_SECOND = "backend='julia' has no second derivative of an SDE: differentiate twice with backend='torch'."
-
-
-@dataclass(frozen=True)
-class StochasticSolver:
-    """A solver that Julia holds; whether it chooses its steps, and whether it asks for a second Brownian motion."""
-
-    handle: int
-    adaptive: bool
-    second: bool
-
-
-class StochasticEquation:
-    """Drift and diffusion as Julia knows them."""
-
-    def __init__(self, session: Session, drift: Model, diffusion: Model, sde: Sde, y0: Tensor):
-        self.session, self.drift, self.diffusion = session, drift, diffusion
-        d = y0.shape[-1]
-        rows = y0.numel() // d
-        shape = diffusion.kernels.graphs.shape
-        # One Brownian motion a row multiplies entry by entry, too, if it is repeated.
-        m = 0 if sde.elementwise or sde.noise == "scalar" else shape[-1]
-        self.scalar, self.width = sde.noise == "scalar", rows * m
-        self.handle: int = session.call(
-            "bridge_stochastic", drift.handle, diffusion.handle, rows, d, m, self.scalar
-        )
-        weakref.finalize(self, session.drop, self.handle)
-
-    @property
-    def params(self) -> list[Tensor]:
-        """The tensors that gradients go to: the drift's, then the diffusion's."""
-        return [*self.drift.params, *self.diffusion.params]
-
-    def constants(self) -> tuple[Any, Any]:
-        return self.drift.constants(), self.diffusion.constants()
-
-    def load(self, constants: tuple[Any, Any]) -> None:
-        for model, values in zip((self.drift, self.diffusion), constants, strict=True):
-            if values is not None:
-                self.session.call("bridge_constants", model.handle, *addresses(values))
-
-
-@dataclass(frozen=True)
-class _Back:
-    """What the stochastic adjoint runs on: the same equation in Stratonovich's form."""
-
-    equation: StochasticEquation
-    constants: tuple[Any, Any]
-    checkpointing: bool
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What Julia is to solve on one stretch, besides the initial state and the parameters."""
-
-    equation: StochasticEquation
-    solver: StochasticSolver
-    sensealg: str | None
-    t0: float
-    t1: float
-    saves: tuple[float, ...]
-    keep: str
-    rtol: Tensor
-    atol: Tensor
-    max_steps: int
-    stops: tuple[float, ...]
-    seed: int
-    grid: Grid | None
-    options: int
-    constants: tuple[Any, Any]
-    back: _Back | None = None
-
-
-class _Run:
-    """What came of it."""
-
-    def __init__(self, request: _Request, y0: Tensor, p: Tensor):
-        session = request.equation.session
-        request.equation.load(request.constants)
-        saves, stops = (torch.tensor(x, dtype=torch.float64) for x in (request.saves, request.stops))
-        self.last_y = torch.empty_like(y0)
-        room = torch.empty(len(saves), y0.numel(), dtype=y0.dtype)
-        known = request.grid
-        handle, count, *how = session.call(
-            "bridge_stochastic_solve",
-            request.equation.handle,
-            request.solver.handle,
-            y0.data_ptr(),
-            p.data_ptr(),
-            request.t0,
-            request.t1,
-            saves.data_ptr(),
-            len(saves),
-            request.keep,
-            request.rtol.data_ptr(),
-            request.atol.data_ptr(),
-            request.rtol.numel(),
-            request.max_steps,
-            stops.data_ptr(),
-            len(stops),
-            request.seed,
-            0 if known is None else known.ts.data_ptr(),
-            0 if known is None else len(known.ts),
-            0 if known is None else known.w.data_ptr(),
-            0 if known is None or known.z is None else known.z.data_ptr(),
-            request.options,
-            room.data_ptr() if len(saves) else 0,
-            self.last_y.data_ptr(),
-        )
-        self.session, self.handle = session, handle
-        weakref.finalize(self, session.drop, handle)
-        self.retcode, self.last_t, self.nf, self.naccept, self.nreject, self.ng, self.finite = how
-        if len(saves):
-            self.ts, self.ys = list(request.saves[:count]), room[:count]
-        else:
-            ts = torch.empty(count, dtype=torch.float64)
-            self.ys = torch.empty(count, y0.numel(), dtype=y0.dtype)
-            session.call("bridge_states", handle, ts.data_ptr(), self.ys.data_ptr())
-            self.ts = ts.tolist()
-
-
-class _Job:
-    """A request, and the run that it led to; the end is always saved, for it always matters."""
-
-    def __init__(self, request: _Request):
-        self.asked = request.saves
-        if request.saves and request.saves[-1] != request.t1:
-            request = replace(request, saves=(*request.saves, request.t1))
-        self.request = request
-        self.run: _Run | None = None
-
-
-class _Solve(torch.autograd.Function):
-    """``(job, y0, *params) -> (ys, y1)``: the states at the saved times, and where it ended."""
-
-    @staticmethod
-    def forward(job: _Job, y0: Tensor, *params: Tensor) -> tuple[Tensor, Tensor]:
-        job.run = run = _Run(job.request, y0.detach().reshape(-1).contiguous(), _packed(params, y0.dtype))
-        ys = run.ys.reshape(-1, *y0.shape)
-        return ys[: len(job.asked)] if job.asked else ys, run.last_y.reshape(y0.shape).clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.job, y0, *params = inputs
-        ctx.save_for_backward(y0, *params)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() and any(g.requires_grad for g in grads):
-            raise GradientError(_NO_SECOND)
-        y0, *params = ctx.saved_tensors
-        job: _Job = ctx.job
-        run, request = job.run, job.request
-        assert run is not None and request.sensealg is not None
-        seeds = torch.zeros(len(run.ts), y0.numel(), dtype=y0.dtype)
-        seeds[: len(grads[0])] = grads[0].reshape(len(grads[0]), -1)
-        seeds[-1] += grads[1].reshape(-1)
-        to_y0 = torch.zeros(y0.numel(), dtype=y0.dtype)
-        to_p = torch.zeros(sum(x.numel() for x in params), dtype=y0.dtype)
-        if request.back is None:
-            request.equation.load(request.constants)
-            run.session.call(
-                "bridge_stochastic_gradient",
-                run.handle,
-                request.solver.handle,
-                request.sensealg,
-                seeds.data_ptr(),
-                to_y0.data_ptr(),
-                to_p.data_ptr(),
-            )
-            split = to_p.split([x.numel() for x in params]) if params else ()
-        else:
-            split = _backsolved(run, request, request.back, seeds, to_y0, params)
-        found = (g.reshape(x.shape).to(x) for g, x in zip(split, params, strict=True))
-        return (None, *once(_NO_SECOND, (to_y0.reshape(y0.shape), *found), (y0, *params)))
-
-
-def _backsolved(
-    run: _Run, request: _Request, back: _Back, seeds: Tensor, to_y0: Tensor, params: list[Tensor]
-) -> list[Tensor]:
-    """The gradients of the parameters by the stochastic adjoint; that of the initial state is written to ``to_y0``."""
-    own, mine = back.equation.params, request.equation.params
-    # The values of the forward solve; the other form of the equation uses the same tensors, in another order.
-    values = {id(x): value for x, value in zip(mine, params, strict=True)}
-    p = _packed(tuple(values[id(x)] for x in own), to_y0.dtype)
-    to_p = torch.zeros_like(p)
-    back.equation.load(back.constants)
-    run.session.call(
-        "bridge_stochastic_backsolve",
-        run.handle,
-        back.equation.handle,
-        p.data_ptr(),
-        seeds.data_ptr(),
-        to_y0.data_ptr(),
-        to_p.data_ptr(),
-        back.checkpointing,
-    )
-    found = {id(x): torch.zeros(x.numel(), dtype=p.dtype) for x in mine}
-    for x, g in zip(own, to_p.split([x.numel() for x in own]) if own else (), strict=True):
-        found[id(x)] += g
-    # A tensor that drift and diffusion share is listed twice, and its gradient counted once.
-    return [found.pop(id(x), torch.zeros(x.numel(), dtype=p.dtype)) for x in mine]
-
-
-def _packed(params: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
-    return torch.cat([x.detach().reshape(-1).to(dtype) for x in params]) if params else torch.zeros(0, dtype=dtype)
 
 
 class StochasticTools:
@@ -287,7 +85,7 @@ class StochasticTools:
             model.need("f", *(("vjp", "vjp_y") if gradients else ()))
         return StochasticEquation(self.session, drift, diffusion, sde, y0)
 
-    def back(self, problem: SDEProblem, sde: Sde, forwards: StochasticEquation, checkpointing: bool) -> _Back:
+    def back(self, problem: SDEProblem, sde: Sde, forwards: StochasticEquation, checkpointing: bool) -> Back:
         """The equation in Stratonovich's form."""
         drift = forwards.drift
         if problem.interpretation == "ito" and problem.noise != "additive":
@@ -297,7 +95,7 @@ class StochasticTools:
             drift = self.models.get(form, form, t0, y0, "the drift in Stratonovich's form")
             drift.need("f", "vjp", "vjp_y")
         equation = StochasticEquation(self.session, drift, forwards.diffusion, sde, problem.packed)
-        return _Back(equation, equation.constants(), checkpointing)
+        return Back(equation, equation.constants(), checkpointing)
 
     def options(self, text: str) -> int:
         """The number of these keyword arguments; 0 of none."""
@@ -405,7 +203,7 @@ def solve(
         )
     _check_square(method, equation, problem.packed)
     sensealg, reason = _sensealg(problem, equation, options)
-    request = _Request(
+    request = StochasticRequest(
         equation,
         solver,
         sensealg,
@@ -450,7 +248,7 @@ def solve(
 class _Stretches:
     """Solves the stretches of one problem between doses, one after the other."""
 
-    def __init__(self, problem: SDEProblem, sde: Sde, request: _Request, options: SolveOptions):
+    def __init__(self, problem: SDEProblem, sde: Sde, request: StochasticRequest, options: SolveOptions):
         self.problem, self.sde, self.request, self.options = problem, sde, request, options
         self.nf = self.ng = self.naccept = self.nreject = self.count = 0
         #: Whether the path is the native one of the seed, or the problem's own.
@@ -477,8 +275,8 @@ class _Stretches:
             grid=known,
             max_steps=max(1, self.options.max_steps - self.naccept - self.nreject),
         )
-        job = _Job(request)
-        ys, y1 = _Solve.apply(job, y0, *request.equation.params)
+        job = StochasticJob(request)
+        ys, y1 = StochasticSolve.apply(job, y0, *request.equation.params)
         run = job.run
         assert run is not None
         self.nf, self.ng = self.nf + run.nf, self.ng + run.ng
@@ -491,8 +289,7 @@ class _Stretches:
             out.step_states, out.step_times = list(ys.unbind(0)), [*run.ts]
         return out
 
-
-    def _status(self, run: _Run) -> tuple[Status, str]:
+    def _status(self, run: StochasticRun) -> tuple[Status, str]:
         if run.retcode == "Success":
             return (Status.SUCCESS, "") if run.finite else (Status.NON_FINITE, "the state became NaN or infinite")
         status, said = _STATUS.get(run.retcode, (Status.NOT_CONVERGED, "Julia's solver gave up"))
@@ -538,5 +335,3 @@ def _keywords(solver: StochasticSolver, options: SolveOptions) -> str:
     if options.dt_min > 0:
         said += [f"dtmin = {options.dt_min!r}", "force_dtmin = true"]
     return ", ".join(said)
-
-
