@@ -80,4 +80,4 @@ massequation(k::Kernels{T}, mass) where {T} = MassEquation(k, permutedims(array(
 
 "A fully implicit equation; `flags` are one byte for each state."
 bridge_implicit(kernels::Int, flags::Integer) = hold(implicitequation(HELD[kernels], flags))
-implicitequation(k::Kernels, flags) = ImplicitEquation(k, array(UInt8, flags, k.m) .!= 0)
+implicitequation(k::Kernels, flags) = ImplicitEquation(k, Vector{Bool}(array(UInt8, flags, k.m) .!= 0))
