@@ -30,9 +30,9 @@ class DAEProblem:
             variables. All where None.
         batched: the rows of ``y0`` (dimension 0) are independent systems.
 
-    It is solved by QNDF. The gradient is ``DiscreteAdjoint``'s; it reaches y0's differential variables and everything
-    that ``residual`` uses. That of ``dy0`` and of the algebraic part of ``y0`` is zero, for these are functions of the
-    rest.
+    It is solved by QNDF (``backend="julia"``: DFBDF, without a gradient). The gradient is ``DiscreteAdjoint``'s; it
+    reaches y0's differential variables and everything that ``residual`` uses. That of ``dy0`` and of the algebraic
+    part of ``y0`` is zero, for these are functions of the rest.
 
     Raises:
         InvalidStateError, InvalidTimesError, InvalidArgumentError, ShapeError, DtypeError

@@ -30,6 +30,7 @@ include("kernels.jl")       # compiled right-hand sides, as solvers call them
 include("algorithms.jl")    # solvers by name
 include("control.jl")       # step size control as Python describes it
 include("sensealgs.jl")     # sensitivity algorithms by name
+include("implicit.jl")      # mass matrices and fully implicit equations
 include("events.jl")        # what may end a solve
 include("forward.jl")       # a solve
 include("adjoint.jl")       # its gradient

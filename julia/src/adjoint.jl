@@ -15,10 +15,12 @@ The gradient of a loss with respect to the initial state and the parameters, giv
 the states that `run` returned.
 """
 function gradient(run::Run{T}, alg, sensealg, seeds::Matrix{T}; reltol, abstol, extra...) where {T}
+    mass = run.solution.prob.f.mass_matrix
     du0, dp = SciMLSensitivity.adjoint_sensitivities(
-        run.solution, backward(alg); t = run.ts, dgdu_discrete = Seeds(seeds), sensealg, reltol, abstol, verbose = SILENT, extra...
+        run.solution, backward(alg); t = run.ts, dgdu_discrete = Seeds(seeds), sensealg, reltol, abstol, verbose = SILENT,
+        starting(mass)..., extra...
     )
-    return Vector{T}(vec(du0)), Vector{T}(vec(dp))
+    return Vector{T}(vec(weighed(mass, du0))), Vector{T}(vec(dp))
 end
 
 # The forward solve once more, of a function without products: it is the solution's own that the adjoint looks at.

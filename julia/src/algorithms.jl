@@ -80,6 +80,11 @@ end
 needsjacobian(alg) = OrdinaryDiffEq.OrdinaryDiffEqCore.isimplicit(alg)
 needsjacobian(alg::OrdinaryDiffEq.OrdinaryDiffEqCore.CompositeAlgorithm) = any(needsjacobian, alg.algs)
 
+"Whether a solver wants the Jacobian, takes a mass matrix, and is one for fully implicit equations."
+abilities(alg) = (
+    needsjacobian(alg), OrdinaryDiffEq.OrdinaryDiffEqCore.is_mass_matrix_alg(alg), alg isa SciMLBase.AbstractDAEAlgorithm,
+)
+
 """
     backward(alg)
 

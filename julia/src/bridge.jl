@@ -35,7 +35,8 @@ bridge_algorithm(text::AbstractString) = hold(algorithm(text))
 "The names of all solvers, separated by blanks."
 bridge_names() = join(algorithms(), ' ')
 
-bridge_isimplicit(alg::Int) = needsjacobian(HELD[alg])
+"See [`abilities`](@ref)."
+bridge_kind(alg::Int) = abilities(HELD[alg])
 
 bridge_sensitivity(name::AbstractString, options::AbstractString) =
     hold(sensitivity(name; (kw.args[1] => named(kw.args[2]) for kw in Meta.parse("($options)").args)...))

@@ -2,13 +2,13 @@
 # struct of numbers and addresses each. The layouts are those of `pydiffeqflux/backends/julia/direct.py`.
 
 """
-What to solve. Addresses are of memory that the caller keeps alive during the call. `main` is 1 on Python's main thread;
+What to solve: `equation` is one, or kernels. Addresses are of memory that the caller keeps alive during the call. `main` is 1 on Python's main thread;
 `sensealg` is 0 where no gradient is wanted, `options` and `watch` where there are none. `rtol` and `atol` are `ntol`
 numbers: one, or one for each state. `us` has room for all saves (0 where there are none), `last` for one state.
 """
 struct Ask
     main::Int64
-    kernels::Int64
+    equation::Int64
     alg::Int64
     sensealg::Int64
     options::Int64
@@ -87,18 +87,19 @@ function solved(a::Ask)
     end
     sensealg = a.sensealg == 0 ? nothing : HELD[a.sensealg]
     dense = a.dense != 0 || (sensealg !== nothing && needsdense(sensealg))
-    return solved(HELD[a.kernels], HELD[a.alg], a, dense, extra, watch)::Came
+    return solved(HELD[a.equation], HELD[a.alg], a, dense, extra, watch)::Came
 end
 
-function solved(k::Kernels{T}, alg, a::Ask, dense::Bool, extra::NamedTuple, watch) where {T}
+function solved(e::Equation{T}, alg, a::Ask, dense::Bool, extra::NamedTuple, watch) where {T}
+    k = kernelsof(e)
     setconstants!(k, a.c, a.i)
     run = forward(
-        k, alg, copy(array(T, a.y0, k.n)), copy(array(T, a.p, k.np)), a.t0, a.t1, copy(array(Float64, a.saves, a.nsaves));
+        e, alg, copy(array(T, a.y0, k.n)), copy(array(T, a.p, k.np)), a.t0, a.t1, copy(array(Float64, a.saves, a.nsaves));
         keep = a.everystep != 0 ? "steps" : "end", dense, reltol = tolerance(a.rtol, a.ntol),
         abstol = tolerance(a.atol, a.ntol), maxiters = a.maxiters, tstops = copy(array(Float64, a.stops, a.nstops)), extra...
     )
     a.us == 0 || copyto!(array(T, a.us, length(run.us)), run.us)
-    copyto!(array(T, a.last, k.n), laststate(run))
+    copyto!(array(T, a.last, k.m), laststate(run))
     code, t, nf, naccept, nreject, njac, finite = outcome(run)
     return Came(
         hold(run), length(run.ts), Int(code), nf, naccept, nreject, njac, finite, watch === nothing ? 0 : watch.hit, t

@@ -16,17 +16,18 @@ struct Run{T, S}
 end
 
 """
-    forward(kernels, alg, u0, p, t0, t1, saves; keep, tolerances and limits)
+    forward(equation, alg, u0, p, t0, t1, saves; keep, tolerances and limits)
 
 Solve from `u0`. `saves` are the times to return; without any, `keep` says what is: `"steps"` (every step) or `"end"`.
 With `dense` the solution can be evaluated in between.
 """
 function forward(
-        k::Kernels{T}, alg, u0::Vector{T}, p::Vector{T}, t0::Float64, t1::Float64, saves::Vector{Float64};
+        e::Equation{T}, alg, u0::Vector{T}, p::Vector{T}, t0::Float64, t1::Float64, saves::Vector{Float64};
         keep::String, dense::Bool, reltol, abstol, maxiters::Int, tstops::Vector{Float64}, extra...
     ) where {T}
-    extra = controlled(alg, (; extra...))
-    problem = ODEProblem{true}(odefunction(k), u0, (t0, t1), p)
+    k = kernelsof(e)
+    problem, alg, more = posed(e, alg, u0, p, t0, t1)
+    extra = (; controlled(alg, (; extra...))..., more...)
     k.nf = k.njac = 0
     everystep = dense || (isempty(saves) && keep == "steps")
     # The dense output is interpolated afterwards; a solver told of both would keep the saves only.

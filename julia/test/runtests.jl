@@ -359,3 +359,82 @@ end
     @test run.retcode == "Success"
     @test [du0[1:2]; dp] ≈ ForwardDiff.gradient(loss, [0.3, 0.7, 0.5, -0.2]) rtol = 1.0e-6
 end
+
+# A mass matrix: u1' = -p0 u1 u2, 0 = u2 - p1 (1 + t) u1, so u1 = 1 / (1 / u1(0) + p0 p1 (t + t^2 / 2)).
+const ALGEBRAIC = (
+    f = """
+    function f(t, y, p, c, i, w, out)
+        out[0] = -p[0] * y[0] * y[1]
+        out[1] = y[1] - p[1] * (1 + t) * y[0]
+        return nothing
+    end
+    """,
+    vjp = """
+    function vjp(t, y, v, p, c, i, w, gy, gp, gt)
+        gy[0] = -p[0] * y[1] * v[0] - p[1] * (1 + t) * v[1]
+        gy[1] = -p[0] * y[0] * v[0] + v[1]
+        gp[0] = -y[0] * y[1] * v[0]
+        gp[1] = -(1 + t) * y[0] * v[1]
+        gt[0] = -p[1] * y[0] * v[1]
+        return nothing
+    end
+    """,
+    vjp_y = """
+    function vjp_y(t, y, v, p, c, i, w, gy)
+        gy[0] = -p[0] * y[1] * v[0] - p[1] * (1 + t) * v[1]
+        gy[1] = -p[0] * y[0] * v[0] + v[1]
+        return nothing
+    end
+    """,
+    jac = """
+    function jac(t, y, p, c, i, w, J, ft)
+        J[0] = -p[0] * y[1]
+        J[1] = -p[0] * y[0]
+        J[2] = -p[1] * (1 + t)
+        J[3] = T(1)
+        ft[0] = T(0)
+        ft[1] = -p[1] * y[0]
+        return nothing
+    end
+    """,
+)
+slow(t, u, p) = inv(inv(u) + p[1] * p[2] * (t + t^2 / 2))
+limits(tol) = (; keep = "steps", dense = true, reltol = tol, abstol = tol, maxiters = 100_000, tstops = Float64[])
+
+@testset "a singular mass matrix" begin
+    k = P.Kernels(Float64, 2, 2, 2, Float64[], Int64[])
+    foreach(name -> P.add!(k, name, ALGEBRAIC[name], 0), keys(ALGEBRAIC))
+    equation = P.MassEquation(k, [1.0 0.0; 0.0 0.0])
+    u0, p, saves, seeds = [0.8, 1.04], [0.7, 1.3], [0.0, 0.5, 1.0], [1.0 2.0 3.0; 1.0 1.0 1.0]
+    alg = P.algorithm("Rodas5P")
+    @test P.abilities(alg) == (true, true, false)
+    @test P.abilities(P.algorithm("Tsit5")) == (false, false, false)
+    run = P.forward(equation, alg, u0, p, 0.0, 1.0, saves; limits(1.0e-9)...)
+    @test SciMLBase.successful_retcode(P.outcome(run)[1])
+    @test run.us[:, 3] ≈ [slow(1.0, 0.8, p), 2 * p[2] * slow(1.0, 0.8, p)] rtol = 1.0e-7
+    loss(x) = sum(seeds[1, i] * slow(t, x[1], x[2:3]) + seeds[2, i] * x[3] * (1 + t) * slow(t, x[1], x[2:3]) for (i, t) in enumerate(saves))
+    exact = ForwardDiff.gradient(loss, [0.8; p])
+    to_u0, to_p = P.gradient(run, alg, P.sensitivity("GaussAdjoint"), seeds; reltol = 1.0e-9, abstol = 1.0e-9)
+    @test to_u0[1] ≈ exact[1] rtol = 1.0e-5
+    @test to_u0[2] == 0  # the algebraic variable is a function of the others
+    @test to_p ≈ exact[2:3] rtol = 1.0e-5
+end
+
+@testset "a fully implicit equation" begin
+    k = P.Kernels(Float64, 4, 2, 2, Float64[], Int64[])
+    P.add!(
+        k, :f, """
+        function f(t, y, p, c, i, w, out)
+            out[0] = y[2] + p[0] * y[0] * y[1]
+            out[1] = y[1] - p[1] * (1 + t) * y[0]
+            return nothing
+        end
+        """, 0
+    )
+    p, start = [0.7, 1.3], [0.8, 1.04, -0.7 * 0.8 * 1.04, 0.0]
+    alg = P.algorithm("DFBDF")
+    @test P.abilities(alg)[3]
+    run = P.forward(P.ImplicitEquation(k, [true, false]), alg, start, p, 0.0, 1.0, [0.5, 1.0]; limits(1.0e-8)...)
+    @test SciMLBase.successful_retcode(P.outcome(run)[1])
+    @test run.us[:, 2] ≈ [slow(1.0, 0.8, p), 2 * p[2] * slow(1.0, 0.8, p)] rtol = 1.0e-5
+end

@@ -38,8 +38,8 @@ class ImplicitRhs(Rhs):
         self._function = problem.residual
         self.policy, self.batched = policy, problem.batched
         self.mask = problem.mask
-        #: A derivative near the one looked for; at the very start the user's, which is checked too.
-        self._near = problem.packed_slope.detach()
+        #: A derivative near that of the current state; at the very start the user's, which is checked too.
+        self.near = problem.packed_slope.detach()
         self._given = True
         self.linearise_implicit = self.linearised
 
@@ -70,7 +70,12 @@ class ImplicitRhs(Rhs):
 
     def evaluate(self, t: Scalar, y: Tensor) -> Tensor:
         """The residual of the latest derivative: what the loop asks for in order to see whether it is finite."""
-        return self._residual(self.time(t), y, self._near)
+        return self._residual(self.time(t), y, self.near)
+
+    def stacked(self, t: Scalar, both: Tensor) -> Tensor:
+        """The residual of the state and, behind it, its derivative, flat."""
+        y, dy = (part.reshape(self.mask.shape) for part in both.chunk(2))
+        return self._residual(self.time(t), y, dy).reshape(-1)
 
     def defect(self, t: Scalar, y: Tensor, x: Tensor, h: Scalar) -> Tensor:
         return self.residual(t, y, x / h) * -h
@@ -93,7 +98,7 @@ class ImplicitRhs(Rhs):
 
     def _unknowns(self, t: Scalar, y: Tensor, policy: Policy) -> Tensor:
         """u at a state with these differential variables."""
-        near = self._near
+        near = self.near
 
         def equations(u: Tensor) -> Tensor:
             return self.residual(t, *self._both(u, y, near))
@@ -114,18 +119,18 @@ class ImplicitRhs(Rhs):
     def settle(self, t: Scalar, y: Tensor) -> Tensor:
         # The derivative is checked where the user gave one; after a jump only the algebraic variables are.
         if not self._given:
-            self._near = self._unknowns_of_slope(t, y)
+            self.near = self._unknowns_of_slope(t, y)
         u = self._unknowns(t, y, self.policy)
         self._given = False
-        y, dy = self._both(u, y, self._near)
-        self._near = dy.detach()
+        y, dy = self._both(u, y, self.near)
+        self.near = dy.detach()
         return y
 
     def _unknowns_of_slope(self, t: Scalar, y: Tensor) -> Tensor:
         """After a jump: a derivative that belongs to the nearest consistent state."""
         with torch.no_grad():
             u = self._unknowns(t, y, Policy(self.policy.tol, solve=True))
-            return self._both(u, y, self._near)[1]
+            return self._both(u, y, self.near)[1]
 
     def derivative(self, t: Scalar, y: Tensor) -> Tensor:
         """dy/dt at a consistent state; NaN where there is none near it."""
@@ -133,7 +138,7 @@ class ImplicitRhs(Rhs):
             u = self._unknowns(t, y, Policy(self.policy.tol, solve=True))
         except InitialisationError:
             return torch.full_like(y, math.nan)
-        y, dy = self._both(u, y, self._near)
+        y, dy = self._both(u, y, self.near)
         here = self.linearised(t, y, dy, self.batched, with_time=True)
         # 0 = dF/dt + dF/dy_d y_d' + B (y_a', y_d''), of which the algebraic part is wanted.
         known = torch.where(self.mask, dy, 0.0)

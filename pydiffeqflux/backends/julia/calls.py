@@ -12,20 +12,12 @@ from torch import Tensor
 from .callback import CalledBack
 from .direct import Ask, Came, Pull
 from .events import Watch
+from .form import Form
+from .held import Held
 from .model import Constants, Model, addresses
 from .sensitivities import Sensitivity
 from .session import Session
 from .solvers import Solver
-
-
-class Held:
-    """Something that Julia holds for as long as this object is there."""
-
-    def __init__(self, session: Session, handle: int):
-        self.session, self.handle = session, handle
-
-    def __del__(self) -> None:
-        self.session.drop(self.handle)
 
 
 @dataclass(frozen=True)
@@ -38,6 +30,7 @@ class Request:
         rtol, atol: one number, or one for each state (float64).
         options: further keyword arguments of SciML's ``solve``.
         watch: the events that may end it.
+        form: of an equation that is not ``y' = f``.
     """
 
     model: Model | CalledBack
@@ -54,6 +47,7 @@ class Request:
     stops: tuple[float, ...] = ()
     options: Held | None = None
     watch: Watch | None = None
+    form: Form | None = None
 
     @functools.cached_property
     def save_times(self) -> Tensor:
@@ -64,7 +58,7 @@ class Request:
         """The request as Julia takes it, with the memory that it points to."""
         saves, stops = self.save_times, torch.tensor(self.stops, dtype=torch.float64)
         ask = Ask(
-            kernels=self.model.handle,
+            equation=self.model.handle if self.form is None else self.form.handle,
             alg=self.solver.handle,
             sensealg=0 if self.sensitivity is None else self.sensitivity.handle,
             options=0 if self.options is None else self.options.handle,
@@ -126,8 +120,9 @@ def solve(request: Request, y0: Tensor, p: Tensor, constants: Constants) -> Run:
     """Solve from ``y0`` with parameters ``p (np,)``, both contiguous."""
     session, saves = request.model.session, request.saves
     ask, came = Ask.from_buffer_copy(request.template[0]), Came()
+    start = y0 if request.form is None else request.form.start(y0)
     last, room = torch.empty_like(y0), torch.empty((len(saves), *y0.shape), dtype=y0.dtype)
-    ask.y0, ask.p, ask.last = y0.data_ptr(), p.data_ptr(), last.data_ptr()
+    ask.y0, ask.p, ask.last = start.data_ptr(), p.data_ptr(), last.data_ptr()
     if saves:  # the states at known times are written at once
         ask.us = room.data_ptr()
     if constants is not None:

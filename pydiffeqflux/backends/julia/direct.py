@@ -20,7 +20,7 @@ class Ask(ctypes.Structure):
     """What to solve. Zero stands for what there is none of."""
 
     _fields_ = _fields(
-        "main kernels alg sensealg options watch points everystep dense maxiters nsaves saves nstops stops ntol rtol"
+        "main equation alg sensealg options watch points everystep dense maxiters nsaves saves nstops stops ntol rtol"
         " atol y0 p c i us last",
         "t0 t1",
     )

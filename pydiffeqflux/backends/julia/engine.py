@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ...controllers import PIDController
+from ...dae_problem import DAEProblem
 from ...dde_problem import DDEProblem
 from ...errors import DenseOutputError, DtypeError, InvalidTimesError, UnsupportedError, UntraceableError
-from ...methods import Method
+from ...methods import QNDF, Method, SciMLMethod
 from ...problem import ODEProblem, time_point, time_points
 from ...sde_problem import SDEProblem
 from ...sensealg import SenseAlg
@@ -25,14 +26,18 @@ from ...state import State
 from ...tracking import transforming
 from ..backend import Problem, SolveOptions
 from ..eager.failure import failure
+from ..eager.implicit_rhs import ImplicitRhs
 from ..eager.joint import assemble, chain
 from ..eager.progress import progress_bar
 from ..eager.rhs import Rhs
+from ..eager.sde.setup import equation_of
 from ..once import WithoutGradient
 from .callback import CalledBack
-from .calls import Held, Request
+from .calls import Request
 from .complex import in_pairs
 from .events import Watch
+from .form import Form, form_of
+from .held import Held
 from .mapped import solve_mapped
 from .model import Model, Models
 from .sensitivities import DEFAULT, Sensitivities
@@ -57,16 +62,19 @@ class JuliaBackend:
             from . import stochastic  # most programs never need it
 
             return stochastic.solve(session(), problem, method, options, _tolerances(problem.packed, options))
-        assert isinstance(problem, ODEProblem | DDEProblem)
+        assert isinstance(problem, ODEProblem | DAEProblem | DDEProblem)
         if isinstance(problem, ODEProblem):
             if transforming():
                 return solve_mapped(problem, options, lambda joined, how: self.solve(joined, method, how))
             if problem.packed.is_complex():
                 problem, options = in_pairs(problem, options)
-        rhs = Rhs(problem.func, problem.spec, problem.packed)
         if isinstance(problem, DDEProblem):
+            rhs = Rhs(problem.func, problem.spec, problem.packed)
             stretches, sensealg, reason = _delayed(problem, rhs, method, options)
         else:
+            if isinstance(problem, DAEProblem) and isinstance(method, QNDF):
+                method = SciMLMethod("DFBDF")  # what OrdinaryDiffEq has of that family for implicit equations
+            rhs = equation_of(problem, method, options)
             stretches, sensealg, reason = _ordinary(problem, rhs, method, options)
         solution, message = _reported(problem, rhs, stretches, options)
         solution.stats = Stats(
@@ -87,7 +95,7 @@ class JuliaBackend:
 
 
 def _reported(
-    problem: ODEProblem | DDEProblem, rhs: Rhs, stretches: Stretches, options: SolveOptions
+    problem: ODEProblem | DAEProblem | DDEProblem, rhs: Rhs, stretches: Stretches, options: SolveOptions
 ) -> tuple[Solution, str]:
     """As ``_run``, with a progress bar where one was asked for."""
     with progress_bar(options.progress, problem.t0.value, problem.t1.value) as report:
@@ -102,12 +110,13 @@ def _reported(
 
 
 def _run(
-    problem: ODEProblem | DDEProblem, rhs: Rhs, stretches: Stretches, options: SolveOptions
+    problem: ODEProblem | DAEProblem | DDEProblem, rhs: Rhs, stretches: Stretches, options: SolveOptions
 ) -> tuple[Solution, str]:
     """The solution, and what went wrong."""
     saves, runner = options.saves, stretches.run
     # The usual case: all there is is one stretch.
-    if saves is not None and not options.events and not options.doses and isinstance(problem, ODEProblem):
+    simple = not options.events and not options.doses and isinstance(problem, ODEProblem)
+    if saves is not None and simple and stretches.request.form is None:
         run, ys, y1 = stretches.whole()
         status, message = stretches.status(run)
         if status.ok:
@@ -125,14 +134,15 @@ def _run(
 
 
 def _ordinary(
-    problem: ODEProblem, rhs: Rhs, method: Method, options: SolveOptions
+    problem: ODEProblem | DAEProblem, rhs: Rhs, method: Method, options: SolveOptions
 ) -> tuple[Stretches, str, str]:
     """What solves an ordinary equation; the sensitivity algorithm's name, and why that one."""
     tools = _Tools.of(session())
     t0 = torch.scalar_tensor(problem.t0.value, dtype=problem.packed.dtype)
     model = tools.model(problem, rhs, t0, options)
     sensealg, reason = _sensealg(problem, model, options)
-    request = tools.request(problem, model, method, sensealg, options)
+    form = form_of(problem, rhs, model, sensealg)
+    request = tools.request(problem, model, method, sensealg, options, form)
     watch = None
     if options.events:
         watch = Watch(tools.session, tools.models, rhs, options.events, problem.t0.value, problem.packed)
@@ -177,8 +187,13 @@ class _Tools:
     def of(running: Session) -> _Tools:
         return _Tools(running)
 
-    def model(self, problem: ODEProblem, rhs: Rhs, t0: Tensor, options: SolveOptions) -> Model | CalledBack:
+    def model(
+        self, problem: ODEProblem | DAEProblem, rhs: Rhs, t0: Tensor, options: SolveOptions
+    ) -> Model | CalledBack:
         y0 = problem.packed.detach()
+        if isinstance(rhs, ImplicitRhs):
+            both = torch.cat([y0.reshape(-1), rhs.near.reshape(-1)])
+            return self.models.get(problem.func, rhs.stacked, t0, both, "the residual")
         try:
             return self.models.get(problem.func, rhs.evaluate, t0, y0, "the right-hand side")
         except UntraceableError as why:
@@ -191,11 +206,12 @@ class _Tools:
 
     def request(
         self,
-        problem: ODEProblem,
+        problem: ODEProblem | DAEProblem,
         model: Model | CalledBack,
         method: Method,
         sensealg: SenseAlg | None,
         options: SolveOptions,
+        form: Form | None,
     ) -> Request:
         """The request; that of the model's last solve, where that was one like it."""
         saves = () if options.saves is None else options.saves.values
@@ -204,22 +220,26 @@ class _Tools:
             options.max_steps, options.stops, options.dt, options.dt_min, options.dt_max, options.controller,
             options.rtol, options.atol,
         )  # fmt: skip
-        if isinstance(options.rtol, Tensor) or isinstance(options.atol, Tensor):  # tensors do not compare
-            return self._request(problem, model, method, sensealg, options)
+        # Tensors do not compare.
+        if form is not None or isinstance(options.rtol, Tensor) or isinstance(options.atol, Tensor):
+            return self._request(problem, model, method, sensealg, options, form)
         if model.last is None or model.last[0] != key:
-            model.last = key, self._request(problem, model, method, sensealg, options)
+            model.last = key, self._request(problem, model, method, sensealg, options, form)
         return model.last[1]
 
     def _request(
         self,
-        problem: ODEProblem,
+        problem: ODEProblem | DAEProblem,
         model: Model | CalledBack,
         method: Method,
         sensealg: SenseAlg | None,
         options: SolveOptions,
+        form: Form | None,
     ) -> Request:
         solver = self.solvers.get(method)
-        if solver.implicit:
+        if form is not None:
+            form.check_solver(method, solver)
+        if solver.implicit and not solver.fully:
             model.need("jac")
         sensitivity = None if sensealg is None else self.sensitivities.get(sensealg)
         if sensitivity is not None:
@@ -242,6 +262,7 @@ class _Tools:
             options.max_steps,
             _stops(method, options),
             _held(self.session, _keywords(problem, method, options)),
+            form=form,
         )
 
 
@@ -252,13 +273,13 @@ def _held(session: Session, keywords: str) -> Held | None:
 
 def _require(problem: Problem, options: SolveOptions) -> None:
     """Raise for what this backend does not do."""
-    if not isinstance(problem, ODEProblem | SDEProblem | DDEProblem):
-        raise UnsupportedError(
-            f"a {type(problem).__name__} cannot be solved on backend='julia' yet: use backend='torch'."
-        )
-    if isinstance(problem, ODEProblem) and problem.mass_matrix is not None:
-        raise UnsupportedError("a mass_matrix does not exist on backend='julia' yet: use backend='torch'.")
     y0 = problem.packed
+    massive = isinstance(problem, ODEProblem) and problem.mass_matrix is not None
+    if (massive or isinstance(problem, DAEProblem)) and transforming():
+        what = "a mass_matrix" if massive else "a DAEProblem"
+        raise UnsupportedError(
+            f"{what} with backend='julia' inside torch.func's transforms does not exist: use backend='torch'."
+        )
     if y0.is_complex() and options.fallback != "callback":
         raise DtypeError(
             f"y0 is {y0.dtype}, and backend='julia' translates real functions only: give fallback='callback', with"
@@ -292,7 +313,9 @@ def _require(problem: Problem, options: SolveOptions) -> None:
                 )
 
 
-def _sensealg(problem: ODEProblem, model: Model | CalledBack, options: SolveOptions) -> tuple[SenseAlg | None, str]:
+def _sensealg(
+    problem: ODEProblem | DAEProblem, model: Model | CalledBack, options: SolveOptions
+) -> tuple[SenseAlg | None, str]:
     """The algorithm and why. None means that nothing is recorded."""
     if not torch.is_grad_enabled():
         return None, "gradients are disabled"
@@ -320,7 +343,7 @@ def _stops(method: Method, options: SolveOptions) -> tuple[float, ...]:
     return tuple(stops)
 
 
-def _keywords(problem: ODEProblem | DDEProblem, method: Method, options: SolveOptions) -> str:
+def _keywords(problem: ODEProblem | DAEProblem | DDEProblem, method: Method, options: SolveOptions) -> str:
     """What was asked for beyond the defaults, as Julia writes keyword arguments."""
     said = []
     span = problem.t1.value - problem.t0.value
@@ -342,7 +365,7 @@ def _keywords(problem: ODEProblem | DDEProblem, method: Method, options: SolveOp
 class _Dense:
     """``sol(t)``: a number or 0-dim tensor gives one state, a 1-D tensor or sequence several, time first."""
 
-    def __init__(self, stretches: Stretches, problem: ODEProblem | DDEProblem, solved: Tensor):
+    def __init__(self, stretches: Stretches, problem: ODEProblem | DAEProblem | DDEProblem, solved: Tensor):
         self._stretches, self._problem, self._solved = stretches, problem, solved
 
     def __call__(self, t: Any) -> State:

@@ -119,9 +119,11 @@ def _times(
 ) -> Times:
     """The gradients of both ends and of the save times: moving a time moves along the solution."""
     (t0, t1, saves), (y0, ys, y1), (to_y0, g_ys, g_y1) = times, states, grads
-    model, run = job.request.model, _run(job)
+    model, form, run = job.request.model, job.request.form, _run(job)
 
     def pull(t: float, y: Tensor, g: Tensor) -> Tensor:
+        if form is not None:
+            return torch.dot(g.reshape(-1), form.derivative(t, y).reshape(-1))
         return torch.dot(g.reshape(-1), model.evaluate(t, y.reshape(-1), p, job.constants))  # type: ignore[arg-type]
 
     g_t0 = g_t1 = g_saves = None

@@ -41,7 +41,12 @@ class Solver:
     """A solver that Julia holds."""
 
     handle: int
+    #: It wants the Jacobian.
     implicit: bool
+    #: It takes a mass matrix.
+    massive: bool
+    #: It is one for fully implicit equations, and for no others.
+    fully: bool
 
 
 class Solvers:
@@ -67,7 +72,7 @@ class Solvers:
                     raise
                 names = self._session.call("bridge_names").split()
                 raise UnknownNameError("method", text, [*names, *_NAMES]) from why
-            self._known[text] = Solver(handle, bool(self._session.call("bridge_isimplicit", handle)))
+            self._known[text] = Solver(handle, *map(bool, self._session.call("bridge_kind", handle)))
         return self._known[text]
 
 

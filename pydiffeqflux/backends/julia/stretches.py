@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ...dae_problem import DAEProblem
 from ...dde_problem import DDEProblem
 from ...problem import ODEProblem, TimePoint
 from ...solution import Status
@@ -35,7 +36,7 @@ class Stretches:
 
     def __init__(
         self,
-        problem: ODEProblem | DDEProblem,
+        problem: ODEProblem | DAEProblem | DDEProblem,
         rhs: Rhs,
         request: Request,
         options: SolveOptions,
