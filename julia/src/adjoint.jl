@@ -16,7 +16,8 @@ the states that `run` returned.
 """
 function gradient(run::Run{T}, alg, sensealg, seeds::Matrix{T}; reltol, abstol, extra...) where {T}
     mass = run.solution.prob.f.mass_matrix
-    du0, dp = SciMLSensitivity.adjoint_sensitivities(
+    du0,
+    dp = SciMLSensitivity.adjoint_sensitivities(
         run.solution, backward(alg); t = run.ts, dgdu_discrete = Seeds(seeds), sensealg, reltol, abstol, verbose = SILENT,
         starting(mass)..., extra...
     )
@@ -30,9 +31,10 @@ function gradient(run::Run{T}, alg, sensealg::Untraced, seeds::Matrix{T}; reltol
     solution = solve(
         problem, alg; dense, save_everystep = dense, again(run)..., (dense ? (;) : (; saveat = run.ts))...
     )
-    du0, dp = SciMLSensitivity.adjoint_sensitivities(
+    du0,
+    dp = SciMLSensitivity.adjoint_sensitivities(
         solution, backward(alg); t = run.ts, dgdu_discrete = Seeds(seeds), sensealg = sensealg.algorithm, reltol, abstol,
-        verbose = SILENT,
+        verbose = SILENT
     )
     return Vector{T}(vec(du0)), Vector{T}(vec(dp))
 end
@@ -48,6 +50,6 @@ function again_saving(run::Run)
     first, last = ended(run)
     return (;
         again(run)..., saveat = run.ts, save_everystep = false, dense = false, save_start = run.ts[1] == first,
-        save_end = run.ts[end] == last,
+        save_end = run.ts[end] == last
     )
 end

@@ -36,7 +36,7 @@ end
 const PARTS = (
     :Tsit5, :Verner, :Rosenbrock, :BDF, :Default, :LowOrderRK, :HighOrderRK, :SDIRK, :FIRK, :AdamsBashforthMoulton,
     :ExplicitRK, :Extrapolation, :Feagin, :LowStorageRK, :Nordsieck, :PDIRK, :PRK, :QPRK, :SSPRK, :StabilizedIRK,
-    :StabilizedRK,
+    :StabilizedRK
 )
 
 "A part by its name, loaded if need be; nothing where it is not installed."
@@ -81,9 +81,12 @@ needsjacobian(alg) = OrdinaryDiffEq.OrdinaryDiffEqCore.isimplicit(alg)
 needsjacobian(alg::OrdinaryDiffEq.OrdinaryDiffEqCore.CompositeAlgorithm) = any(needsjacobian, alg.algs)
 
 "Whether a solver wants the Jacobian, takes a mass matrix, and is one for fully implicit equations."
-abilities(alg) = (
-    needsjacobian(alg), OrdinaryDiffEq.OrdinaryDiffEqCore.is_mass_matrix_alg(alg), alg isa SciMLBase.AbstractDAEAlgorithm,
-)
+function abilities(alg)
+    (
+        needsjacobian(alg), OrdinaryDiffEq.OrdinaryDiffEqCore.is_mass_matrix_alg(alg), alg isa
+                                                                                       SciMLBase.AbstractDAEAlgorithm
+    )
+end
 
 """
     backward(alg)

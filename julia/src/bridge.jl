@@ -16,16 +16,19 @@ bridge_held() = length(HELD)
 "Let go of what these numbers stand for."
 release(handles...) = foreach(h -> delete!(HELD, h), handles)
 
-array(::Type{T}, address::Integer, sizes::Int...) where {T} =
+function array(::Type{T}, address::Integer, sizes::Int...) where {T}
     prod(sizes) == 0 ? Array{T}(undef, sizes...) : unsafe_wrap(Array, Ptr{T}(UInt(address)), sizes)
+end
 
 dtype(name::AbstractString) = name == "float32" ? Float32 : Float64
 
-bridge_kernels(T::AbstractString, n::Int, m::Int, np::Int, nc::Int, ni::Int) =
+function bridge_kernels(T::AbstractString, n::Int, m::Int, np::Int, nc::Int, ni::Int)
     hold(Kernels(dtype(T), n, m, np, zeros(dtype(T), nc), zeros(Int64, ni)))
+end
 
-bridge_add(kernels::Int, name::AbstractString, source::AbstractString, workspace::Int) =
+function bridge_add(kernels::Int, name::AbstractString, source::AbstractString, workspace::Int)
     add!(HELD[kernels], Symbol(name), source, workspace)
+end
 
 "Let one of the functions be code of somebody else's, at this address."
 bridge_pointer(kernels::Int, name::AbstractString, address::Integer) = point!(HELD[kernels], Symbol(name), address)
@@ -38,8 +41,9 @@ bridge_names() = join(algorithms(), ' ')
 "See [`abilities`](@ref)."
 bridge_kind(alg::Int) = abilities(HELD[alg])
 
-bridge_sensitivity(name::AbstractString, options::AbstractString) =
+function bridge_sensitivity(name::AbstractString, options::AbstractString)
     hold(sensitivity(name; (kw.args[1] => named(kw.args[2]) for kw in Meta.parse("($options)").args)...))
+end
 
 "The constants of a right-hand side, before it is evaluated or solved; none at address 0."
 function setconstants!(k::Kernels{T}, c::Integer, i::Integer) where {T}
@@ -68,7 +72,9 @@ end
 bridge_seen(watch::Int) = Tuple(Iterators.flatten(HELD[watch].seen))
 
 "Further keyword arguments of `solve`, written as Julia writes a named tuple: `dt = 0.1, adaptive = false`."
-bridge_options(text::AbstractString) = hold(NamedTuple(a.args[1] => named(a.args[2]) for a in Meta.parse("($text,)").args))
+function bridge_options(text::AbstractString)
+    hold(NamedTuple(a.args[1] => named(a.args[2]) for a in Meta.parse("($text,)").args))
+end
 
 "Write the states that a run returned, one after the other, and their times."
 function bridge_states(run::Int, ts::Integer, us::Integer)

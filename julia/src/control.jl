@@ -21,7 +21,8 @@ function controller(alg, text::AbstractString)
     )
 end
 
-const Exchangeable = Union{Solvers.IController, Solvers.PIController, Solvers.PIDController, Solvers.PredictiveController}
+const Exchangeable = Union{
+    Solvers.IController, Solvers.PIController, Solvers.PIDController, Solvers.PredictiveController}
 
 "Keeps the change of a step within bounds."
 struct Limiter

@@ -74,16 +74,18 @@ struct DelayedRun{T, S, A, O}
     options::O
 end
 
-ddeproblem(d::Delayed, u0, t0, t1, p) = SciMLBase.DDEProblem{true}(
-    SciMLBase.DDEFunction{true, SciMLBase.FullSpecialize}(DelayedSide(d)), u0, Past(d), (t0, t1), p;
-    constant_lags = d.lags, order_discontinuity_t0 = d.order
-)
+function ddeproblem(d::Delayed, u0, t0, t1, p)
+    SciMLBase.DDEProblem{true}(
+        SciMLBase.DDEFunction{true, SciMLBase.FullSpecialize}(DelayedSide(d)), u0, Past(d), (t0, t1), p;
+        constant_lags = d.lags, order_discontinuity_t0 = d.order
+    )
+end
 
 "Solve a delay equation; the arguments are those of the other `forward`."
 function forward(
         d::Delayed{T}, alg, u0::Vector{T}, p::Vector{T}, t0::Float64, t1::Float64, saves::Vector{Float64};
         keep::String, dense::Bool, reltol, abstol, maxiters::Int, tstops::Vector{Float64}, extra...
-    ) where {T}
+) where {T}
     d.kernels.nf = 0
     solver = DelayDiffEq.MethodOfSteps(alg)
     everystep = dense || (isempty(saves) && keep == "steps")
@@ -134,8 +136,10 @@ function gradient(run::DelayedRun{T}, seeds::Matrix{T}, ::Val{chunk} = Val(DELAY
             save_everystep = false, dense = false, save_start = run.ts[1] == t0,
             save_end = run.ts[end] == run.solution.t[end], verbose = SILENT, run.options...
         )
-        length(solution.u) == length(run.ts) || throw(ErrorException("the solver came to an end of its own on dual numbers"))
+        length(solution.u) == length(run.ts) ||
+            throw(ErrorException("the solver came to an end of its own on dual numbers"))
         for (u, seed) in zip(solution.u, eachcol(seeds)), (x, s) in zip(u, seed)
+
             for (slot, at) in enumerate(chosen)
                 found[at] += s * ForwardDiff.partials(x, slot)
             end
@@ -147,18 +151,20 @@ end
 # -- what Python calls; see bridge.jl --
 
 "A delay equation of compiled functions; `history` is zero where the state before the start is among the parameters."
-bridge_delayed(kernels::Int, history::Int, lags::Integer, nlags::Int, n::Int, order::Int) = hold(
-    Delayed(
+function bridge_delayed(kernels::Int, history::Int, lags::Integer, nlags::Int, n::Int, order::Int)
+    hold(
+        Delayed(
         HELD[kernels], history == 0 ? nothing : HELD[history], copy(array(Float64, lags, nlags)), n, order
     )
-)
+    )
+end
 
 "Solve it; returns the run's number, how many states it returned, and how it went."
 function bridge_delayed_solve(
         equation::Int, alg::Int, y0::Integer, p::Integer, np::Int, t0::Float64, t1::Float64, saves::Integer, nsaves::Int,
         keep::AbstractString, dense::Bool, rtol::Integer, atol::Integer, ntol::Int, maxiters::Int, stops::Integer,
         nstops::Int, options::Int, last::Integer, constants::Integer...
-    )
+)
     setconstants!(HELD[equation], constants...)
     return delayed_started(
         HELD[equation], HELD[alg], y0, p, np, t0, t1, copy(array(Float64, saves, nsaves)), String(keep), dense,
@@ -176,7 +182,7 @@ end
 
 function delayed_started(
         d::Delayed{T}, alg, y0, p, np, t0, t1, saves, keep, dense, reltol, abstol, maxiters, tstops, extra, last
-    ) where {T}
+) where {T}
     run = forward(
         d, alg, copy(array(T, y0, d.n)), copy(array(T, p, np)), t0, t1, saves;
         keep, dense, reltol, abstol, maxiters, tstops, extra...
@@ -186,7 +192,7 @@ function delayed_started(
     stats = run.solution.stats
     return (
         hold(run), length(run.ts), Int(run.solution.retcode), Float64(run.solution.t[end]), run.nf, stats.naccept,
-        stats.nreject, all(isfinite, ended),
+        stats.nreject, all(isfinite, ended)
     )
 end
 

@@ -112,7 +112,8 @@ pulled(a::Pull) = pulled(HELD[a.run], HELD[a.alg], HELD[a.sensealg], a)
 
 function pulled(run::Run{T}, alg, sensealg, a::Pull) where {T}
     setconstants!(run.kernels, a.c, a.i)
-    to_u0, to_p = gradient(
+    to_u0,
+    to_p = gradient(
         run, alg, sensealg, copy(array(T, a.seeds, size(run.us)...)); reltol = a.rtol, abstol = a.atol
     )
     copyto!(array(T, a.du0, length(to_u0)), to_u0)
@@ -167,14 +168,15 @@ end
 "The addresses of the C functions, and of the one by which a thread says that it is not running Julia."
 function bridge_entries()
     return Tuple(
-        Int(UInt(address)) for address in (
-            @cfunction(solve_entry, Cint, (Ptr{Ask}, Ptr{Came})),
-            @cfunction(pull_entry, Cint, (Ptr{Pull},)),
-            @cfunction(evaluate_entry, Cint, (Ptr{Evaluation},)),
-            @cfunction(release_entry, Cint, (Ptr{Int64}, Int64)),
-            cglobal(:jl_gc_safe_enter),
-            cglobal(:jl_gc_unsafe_enter),
-        )
+        Int(UInt(address))
+    for address in (
+        @cfunction(solve_entry, Cint, (Ptr{Ask}, Ptr{Came})),
+        @cfunction(pull_entry, Cint, (Ptr{Pull},)),
+        @cfunction(evaluate_entry, Cint, (Ptr{Evaluation},)),
+        @cfunction(release_entry, Cint, (Ptr{Int64}, Int64)),
+        cglobal(:jl_gc_safe_enter),
+        cglobal(:jl_gc_unsafe_enter)
+    )
     )
 end
 

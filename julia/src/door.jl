@@ -82,7 +82,7 @@ Run the layer; returns the run's number, how many states there are, and how it w
 function bridge_layer(
         kernels::Int, timed::Bool, alg::Int, sensealg::AbstractString, y0::Integer, p::Integer, t0::Float64, t1::Float64,
         saves::Integer, nsaves::Int, rtol::Integer, atol::Integer, ntol::Int, maxiters::Int, options::Int
-    )
+)
     k = HELD[kernels]
     T = eltype(k.gt)
     u0, q = copy(array(T, y0, k.n)), copy(array(T, p, k.np))

@@ -26,7 +26,7 @@ sigmoid(x) = inv(one(x) + exp(-x))
 const WORDS = (
     :Flat, :Shifted, :product!, :number, :whole, :sigmoid, :erf, :erfc,
     :nan_sqrt, :nan_log, :nan_log2, :nan_log10, :nan_log1p, :nan_sin, :nan_cos, :nan_tan, :nan_asin, :nan_acos,
-    :nan_acosh, :nan_atanh, :nan_pow, :nan_mod,
+    :nan_acosh, :nan_atanh, :nan_pow, :nan_mod
 )
 
 """
@@ -48,7 +48,7 @@ const ARGUMENTS = (
     f = (:t, :y, :p, :c, :i, :w, :out),
     vjp = (:t, :y, :v, :p, :c, :i, :w, :gy, :gp, :gt),
     vjp_y = (:t, :y, :v, :p, :c, :i, :w, :gy),
-    jac = (:t, :y, :p, :c, :i, :w, :J, :ft),
+    jac = (:t, :y, :p, :c, :i, :w, :J, :ft)
 )
 
 # Compiled code is never freed: a right-hand side that is traced again gets what it had before.
@@ -59,8 +59,9 @@ const COMPILED = Dict{Tuple{DataType, Symbol, String}, Tuple{Any, Ptr{Cvoid}}}()
 
 An emitted function, compiled, and a pointer to it that is called with plain pointers.
 """
-compiled(::Type{T}, name::Symbol, source::AbstractString) where {T} =
+function compiled(::Type{T}, name::Symbol, source::AbstractString) where {T}
     get!(() -> define!(home(T), name, source), COMPILED, (T, name, String(source)))
+end
 
 function define!(place::Module, name::Symbol, source::AbstractString)
     include_string(place, source, string(name, ".jl"))
@@ -70,7 +71,10 @@ function define!(place::Module, name::Symbol, source::AbstractString)
     entry = Symbol(name, :_entry)
     passed = [a === :t ? :(T(t)) : :(Flat($a)) for a in arguments]
     typed = [:($a::$S) for (a, S) in zip(arguments, types)]
-    Core.eval(place, :(function $entry($(typed...)); $name($(passed...)); return nothing; end))
+    Core.eval(place, :(function $entry($(typed...))
+        ;$name($(passed...));
+        return nothing;
+    end))
     pointer = Core.eval(place, :(@cfunction($entry, Cvoid, ($(types...),))))::Ptr{Cvoid}
     return Core.eval(place, name), pointer
 end

@@ -16,7 +16,8 @@ end
 
 function Watch(ks::Vector{Kernels{T}}) where {T}
     n = length(ks)
-    return Watch(ks, [zeros(T, k.np) for k in ks], zeros(Int, n), ones(Bool, n), [k.m for k in ks], Tuple{Int, Float64}[], 0)
+    return Watch(
+        ks, [zeros(T, k.np) for k in ks], zeros(Int, n), ones(Bool, n), [k.m for k in ks], Tuple{Int, Float64}[], 0)
 end
 
 function (w::Watch{T})(out, u, t, integrator) where {T}

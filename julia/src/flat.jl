@@ -32,7 +32,7 @@ is 1.
 function product!(
         out::Flat{T}, o::Int, left::Flat{T}, l::Int, lr::Int, lc::Int,
         right::Flat{T}, r::Int, rr::Int, rc::Int, rows::Int, inner::Int, columns::Int
-    ) where {T <: Union{Float32, Float64}}
+) where {T <: Union{Float32, Float64}}
     # BLAS counts by columns: it computes out' = right' * left', where a row-major matrix is its own transpose.
     flip_left, flip_right = lc != 1, rc != 1
     at(a, k) = a.pointer + k * sizeof(T)
@@ -46,6 +46,7 @@ end
 # Emitted code is generic: what is not plain memory is multiplied by hand.
 function product!(out, o, left, l, lr, lc, right, r, rr, rc, rows, inner, columns)
     for i in 0:(rows - 1), j in 0:(columns - 1)
+
         out[o + i * columns + j] = sum(left[l + i * lr + k * lc] * right[r + k * rr + j * rc] for k in 0:(inner - 1))
     end
     return nothing
@@ -54,12 +55,12 @@ end
 for (gemm, T) in ((:dgemm_, Float64), (:sgemm_, Float32))
     @eval function gemm!(
             flip_a::Bool, flip_b::Bool, m::Int, n::Int, k::Int, a::Ptr{$T}, lda::Int, b::Ptr{$T}, ldb::Int, c::Ptr{$T}, ldc::Int
-        )
+    )
         ccall(
             (BLAS.@blasfunc($gemm), BLAS.libblastrampoline), Cvoid,
             (
                 Ref{UInt8}, Ref{UInt8}, Ref{BLAS.BlasInt}, Ref{BLAS.BlasInt}, Ref{BLAS.BlasInt}, Ref{$T}, Ptr{$T},
-                Ref{BLAS.BlasInt}, Ptr{$T}, Ref{BLAS.BlasInt}, Ref{$T}, Ptr{$T}, Ref{BLAS.BlasInt}, Clong, Clong,
+                Ref{BLAS.BlasInt}, Ptr{$T}, Ref{BLAS.BlasInt}, Ref{$T}, Ptr{$T}, Ref{BLAS.BlasInt}, Clong, Clong
             ),
             flip_a ? 'T' : 'N', flip_b ? 'T' : 'N', m, n, k, one($T), a, max(lda, 1), b, max(ldb, 1), zero($T), c, ldc, 1, 1
         )

@@ -24,7 +24,7 @@ With `dense` the solution can be evaluated in between.
 function forward(
         e::Equation{T}, alg, u0::Vector{T}, p::Vector{T}, t0::Float64, t1::Float64, saves::Vector{Float64};
         keep::String, dense::Bool, reltol, abstol, maxiters::Int, tstops::Vector{Float64}, extra...
-    ) where {T}
+) where {T}
     k = kernelsof(e)
     problem, alg, more = posed(e, alg, u0, p, t0, t1)
     extra = (; controlled(alg, (; extra...))..., more...)
@@ -33,7 +33,8 @@ function forward(
     # The dense output is interpolated afterwards; a solver told of both would keep the saves only.
     asked = everystep ? Float64[] : saves
     solution = solve(
-        problem, alg; saveat = asked, save_everystep = everystep, save_start = everystep || (!isempty(saves) && saves[1] == t0),
+        problem, alg; saveat = asked, save_everystep = everystep, save_start = everystep ||
+                                                                               (!isempty(saves) && saves[1] == t0),
         save_end = everystep || isempty(saves) || saves[end] == t1, dense, reltol, abstol, maxiters, tstops,
         verbose = SILENT, extra...
     )
@@ -82,7 +83,7 @@ function outcome(run::Run)
     stats = run.solution.stats
     return (
         run.solution.retcode, Float64(run.solution.t[end]), run.nf, stats.naccept, stats.nreject, run.njac,
-        all(isfinite, run.solution.u[end]),
+        all(isfinite, run.solution.u[end])
     )
 end
 

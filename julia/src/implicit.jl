@@ -29,8 +29,9 @@ The problem, the solver as it suits that, and what else the solve is to be told.
 """
 posed(k::Kernels, alg, u0, p, t0, t1) = ODEProblem{true}(odefunction(k), u0, (t0, t1), p), alg, (;)
 
-posed(e::MassEquation, alg, u0, p, t0, t1) =
+function posed(e::MassEquation, alg, u0, p, t0, t1)
     ODEProblem{true}(massfunction(e), u0, (t0, t1), p), alg, (; initializealg = SciMLBase.NoInit())
+end
 
 function posed(e::ImplicitEquation, alg, start, p, t0, t1)
     n = e.kernels.m

@@ -74,7 +74,7 @@ end
 
 function pull!(
         gy::Memory1{T}, gp::Memory1{T}, gt::Memory1{T}, k::Kernels{T}, v::Memory1{T}, y::Memory1{T}, p::Memory1{T}, t
-    ) where {T}
+) where {T}
     checked(gy, k.n), checked(gp, k.np), checked(v, k.m), checked(y, k.n), checked(p, k.np)
     givenup()
     GC.@preserve gy gp gt k v y p ccall(
@@ -144,7 +144,8 @@ end
 "Run an emitted function on numbers of any kind; `outs` are its results."
 function generic(k::Kernels{T}, name::Symbol, u, p, t, outs...) where {T}
     givenup()
-    haskey(k.emitted, name) || throw(ArgumentError("the right-hand side stays in Python, which takes plain numbers only"))
+    haskey(k.emitted, name) ||
+        throw(ArgumentError("the right-hand side stays in Python, which takes plain numbers only"))
     w = Vector{Base.promote_op(*, eltype(u), eltype(p), T, typeof(t))}(undef, length(k.w))
     when = t isa AbstractFloat ? T(t) : t
     Base.invokelatest(k.emitted[name], when, map(Shifted, (u, p, k.c, k.i, w, outs...))...)

@@ -22,11 +22,14 @@ for T in (Float32, Float64)
         function toy(::Type{$T}; jac::Bool)
             k = Kernels($T, 2, 2, 1, $T[], Int64[])
             k.f = @cfunction(toy_f, Cvoid, (Float64, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{Int64}, Ptr{$T}, Ptr{$T}))
-            k.vjp = @cfunction(toy_vjp, Cvoid, (Float64, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{Int64}, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{$T}))
-            k.vjp_y = @cfunction(toy_vjp_y, Cvoid, (Float64, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{Int64}, Ptr{$T}, Ptr{$T}))
+            k.vjp = @cfunction(toy_vjp, Cvoid,
+                (Float64, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{Int64}, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{$T}))
+            k.vjp_y = @cfunction(toy_vjp_y, Cvoid,
+                (Float64, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{Int64}, Ptr{$T}, Ptr{$T}))
             if jac
                 k.J = zeros($T, 4)
-                k.jac = @cfunction(toy_jac, Cvoid, (Float64, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{Int64}, Ptr{$T}, Ptr{$T}, Ptr{$T}))
+                k.jac = @cfunction(toy_jac, Cvoid,
+                    (Float64, Ptr{$T}, Ptr{$T}, Ptr{$T}, Ptr{Int64}, Ptr{$T}, Ptr{$T}, Ptr{$T}))
             end
             return k
         end
@@ -50,7 +53,8 @@ function exercise(::Type{T}, solver::String, sensealg::String) where {T}
     saves, rtol, atol = [0.0, 0.5, 1.0], [1.0e-3], [1.0e-6]
     GC.@preserve y0 p us last seeds du0 dp saves rtol atol begin
         evaluated(Evaluation(0, kernels, address(y0), address(p), 0, 0, address(last), 0.0))
-        ask(wanted, dense) = Ask(
+        ask(wanted,
+            dense) = Ask(
             0, kernels, alg, wanted, 0, 0, 0, 0, dense, 1000, 3, address(saves), 0, 0, 1, address(rtol), address(atol),
             address(y0), address(p), 0, 0, address(us), address(last), 0.0, 1.0
         )

@@ -10,7 +10,7 @@ function sensitivity(name::AbstractString; autojacvec = "traced", options...)
         name == string(known) || continue
         make = getfield(SciMLSensitivity, known)
         return autojacvec == "traced" ? make(; autojacvec = true, options...) :
-            Untraced(make(; products(autojacvec)..., options...))
+               Untraced(make(; products(autojacvec)..., options...))
     end
     name == "ForwardSensitivity" && return SciMLSensitivity.ForwardSensitivity(; autojacvec = false)
     name == "ForwardDiffSensitivity" && return SciMLSensitivity.ForwardDiffSensitivity(; options...)
@@ -38,7 +38,7 @@ end
 
 "Algorithms that solve anew for the gradient, on numbers that carry derivatives or with further equations."
 const Through = Union{
-    SciMLSensitivity.ForwardDiffSensitivity, SciMLSensitivity.ReverseDiffAdjoint, SciMLSensitivity.TrackerAdjoint,
+    SciMLSensitivity.ForwardDiffSensitivity, SciMLSensitivity.ReverseDiffAdjoint, SciMLSensitivity.TrackerAdjoint
 }
 
 "Whether the backward solve reads the forward solution's dense output."

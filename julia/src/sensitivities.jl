@@ -46,7 +46,7 @@ end
 
 function gradient(
         run::Run{T}, alg, sensealg::SciMLSensitivity.ForwardSensitivity, seeds::Matrix{T}; reltol, abstol
-    ) where {T}
+) where {T}
     k, u0 = run.kernels, initial(run)
     rows = Rows(k)
     f = ODEFunction{true, SciMLBase.FullSpecialize}(
@@ -59,11 +59,12 @@ function gradient(
     options = again_saving(run)
     solution = solve(
         problem, backward(alg); options..., reltol = widened(options.reltol, problem.u0),
-        abstol = widened(options.abstol, problem.u0),
+        abstol = widened(options.abstol, problem.u0)
     )
     found = zeros(T, k.np + k.n)
     for (i, u) in enumerate(solution.u)
-        LinearAlgebra.mul!(found, transpose(reshape(view(u, (k.n + 1):length(u)), k.n, :)), view(seeds, :, i), true, true)
+        LinearAlgebra.mul!(
+            found, transpose(reshape(view(u, (k.n + 1):length(u)), k.n, :)), view(seeds, :, i), true, true)
     end
     return found[(k.np + 1):end], found[1:k.np]
 end

@@ -179,7 +179,7 @@ Solve from `u0`, along the `path` or, where it is nothing, one of the seed's tha
 function forward(
         e::Stochastic{T}, alg, u0::Vector{T}, p::Vector{T}, t0::Float64, t1::Float64, saves::Vector{Float64};
         keep::String, seed::UInt64, path::Union{Nothing, Path{T}}, tstops, extra...
-    ) where {T}
+) where {T}
     steps = (; tstops = sort!(union(saves, tstops)))
     process = nothing
     if path !== nothing
@@ -215,7 +215,7 @@ function outcome(run::StochasticRun)
     stats = run.solution.stats
     return (
         string(run.solution.retcode), Float64(run.solution.t[end]), run.nf, stats.naccept, stats.nreject, run.ng,
-        all(isfinite, run.solution.u[end]),
+        all(isfinite, run.solution.u[end])
     )
 end
 
@@ -238,7 +238,8 @@ function replayed(run::StochasticRun{T}, alg, seeds) where {T}
     ends = (run.path.ts[1], run.path.ts[end])
     prob = problem(run.equation, run.u0, ends, run.p, lasting(noise(run.path)); inplace = false)
     return deeply() do
-        _, back = SciMLBase._concrete_solve_adjoint(
+        _,
+        back = SciMLBase._concrete_solve_adjoint(
             prob, alg, SciMLSensitivity.TrackerAdjoint(), run.u0, run.p, SciMLBase.ChainRulesOriginator();
             saveat = run.ts, save_everystep = false, save_start = run.ts[1] == ends[1], save_end = true,
             verbose = SILENT, along(run.path)...
@@ -271,8 +272,10 @@ begins with `unknown solver` for a name that is none.
 """
 function stochastic(text::AbstractString, stratonovich::Bool)
     written = Meta.parse(text)
-    name, arguments = written isa Symbol ? (written, []) : written isa Expr && written.head === :call ?
-        (written.args[1], written.args[2:end]) : (nothing, [])
+    name,
+    arguments = written isa Symbol ? (written, []) :
+                written isa Expr && written.head === :call ?
+                (written.args[1], written.args[2:end]) : (nothing, [])
     kind = name isa Symbol && isdefined(StochasticDiffEq, name) ? getfield(StochasticDiffEq, name) : nothing
     kind isa Type && kind <: SciMLBase.AbstractDEAlgorithm || throw(ArgumentError("unknown solver: $text"))
     positional = Any[named(a) for a in arguments if !(a isa Expr && a.head in (:kw, :parameters))]
@@ -285,7 +288,8 @@ end
 
 "The names of the solvers for stochastic equations, separated by blanks."
 function bridge_stochastic_names()
-    is(name) = (x = getfield(StochasticDiffEq, name); x isa Type && x <: SciMLBase.AbstractDEAlgorithm && !isabstracttype(x))
+    is(name) = (
+        x = getfield(StochasticDiffEq, name); x isa Type && x <: SciMLBase.AbstractDEAlgorithm && !isabstracttype(x))
     return join(sort!([string(n) for n in names(StochasticDiffEq) if isdefined(StochasticDiffEq, n) && is(n)]), ' ')
 end
 
@@ -323,12 +327,14 @@ function bridge_stochastic_solve(
         equation::Int, alg::Int, y0::Integer, p::Integer, t0::Float64, t1::Float64, saves::Integer, nsaves::Int,
         keep::AbstractString, rtol::Integer, atol::Integer, ntol::Int, maxiters::Int, stops::Integer, nstops::Int, seed::Int,
         ts::Integer, nts::Int, W::Integer, Z::Integer, options::Int, us::Integer, last::Integer
-    )
+)
     e = HELD[equation]
     T, n = eltype(e.diffusion.values), e.drift.kernels.n
     width = e.diffusion.blocks[3] == 0 ? n : sizes(e.diffusion)[2]
-    known = nts == 0 ? nothing : Path{T}(
-        copy(array(Float64, ts, nts)), copy(array(T, W, width, nts)), Z == 0 ? zeros(T, 0, 0) : copy(array(T, Z, width, nts))
+    known = nts == 0 ? nothing :
+            Path{T}(
+        copy(array(Float64, ts, nts)), copy(array(T, W, width, nts)), Z == 0 ? zeros(T, 0, 0) :
+                                                                      copy(array(T, Z, width, nts))
     )
     run = forward(
         e, HELD[alg], copy(array(T, y0, n)), copy(array(T, p, e.drift.kernels.np + e.diffusion.kernels.np)), t0, t1,

@@ -8,7 +8,7 @@ const Backsolve{F} = SciMLSensitivity.ODEBacksolveSensitivityFunction{<:Any, <:A
 function SciMLSensitivity.vecjacobian!(
         dλ, y, λ, p, t, S::Backsolve{<:SciMLBase.SDEFunction{<:Any, <:Any, <:Drift}};
         dgrad = nothing, dy = nothing, W = nothing
-    )
+)
     f = S.f.f
     gy, gp = pulled(f, λ, y, p, t)
     dλ .= gy
@@ -19,7 +19,7 @@ end
 
 function SciMLSensitivity._jacNoise!(
         λ, y, p, t, S::Backsolve{<:SciMLBase.ODEFunction{<:Any, <:Any, <:Diffusion}}, ::Bool, dgrad, dλ, dy
-    )
+)
     g = S.f.f
     seed = zeros(eltype(g.values), sizes(g))
     for j in axes(dλ, 2)
@@ -44,7 +44,8 @@ Base.deepcopy_internal(k::Kernels, ::IdDict) = k
 
 The gradient with respect to the initial state and to `p`, the parameters of the same equation `e` in Stratonovich's form.
 """
-function backsolved(run::StochasticRun{T}, e::Stochastic{T}, p::Vector{T}, seeds::Matrix{T}; checkpointing::Bool) where {T}
+function backsolved(
+        run::StochasticRun{T}, e::Stochastic{T}, p::Vector{T}, seeds::Matrix{T}; checkpointing::Bool) where {T}
     alg, n = StochasticDiffEq.EulerHeun(), length(run.u0)
     prob = problem(e, run.u0, (run.path.ts[1], run.path.ts[end]), p, noise(run.path); inplace = true)
     solution = solve(
@@ -64,7 +65,7 @@ end
 "Write the gradient by the stochastic adjoint of an equation in Stratonovich's form."
 function bridge_stochastic_backsolve(
         run::Int, equation::Int, p::Integer, seeds::Integer, du0::Integer, dp::Integer, checkpointing::Bool
-    )
+)
     r, e = HELD[run], HELD[equation]
     T, np = eltype(r.us), e.drift.kernels.np + e.diffusion.kernels.np
     to_u0, to_p = backsolved(r, e, copy(array(T, p, np)), copy(array(T, seeds, size(r.us)...)); checkpointing)

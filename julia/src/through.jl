@@ -19,7 +19,7 @@ once as there are, another type of number for each model.
 """
 function gradient(
         run::Run{T}, alg, ::SciMLSensitivity.ForwardDiffSensitivity{CS}, seeds::Matrix{T}; reltol, abstol
-    ) where {T, CS}
+) where {T, CS}
     chunk = CS == 0 ? CHUNK : CS
     D = ForwardDiff.Dual{ForwardDiff.Tag{Marked, T}, T, chunk}
     k, u0 = run.kernels, initial(run)
@@ -34,6 +34,7 @@ function gradient(
         problem = ODEProblem{true}(plainfunction(k), duals[1:k.n], ended(run), duals[(k.n + 1):end])
         solution = solve(problem, alg; again_saving(run)...)
         for (i, u) in enumerate(solution.u), (x, seed) in zip(u, view(seeds, :, i))
+
             for (slot, at) in enumerate(chosen)
                 found[at] += seed * ForwardDiff.partials(x, slot)
             end
@@ -46,9 +47,10 @@ end
 function gradient(
         run::Run{T}, alg, sensealg::Union{SciMLSensitivity.ReverseDiffAdjoint, SciMLSensitivity.TrackerAdjoint},
         seeds::Matrix{T}; reltol, abstol
-    ) where {T}
+) where {T}
     problem = ODEProblem{true}(plainfunction(run.kernels), copy(initial(run)), ended(run), copy(run.p))
-    _, pull = SciMLBase._concrete_solve_adjoint(
+    _,
+    pull = SciMLBase._concrete_solve_adjoint(
         problem, alg, sensealg, problem.u0, problem.p, SciMLBase.ChainRulesOriginator(); again_saving(run)...
     )
     found = pull(seeds)

@@ -111,9 +111,9 @@ end
     @test issubset(["Tsit5", "Rodas5P", "KenCarp4", "FBDF", "Vern9", "DP8"], P.algorithms())
 end
 
-@testset "gradients: $sensealg, $solver" for
-    sensealg in ("GaussAdjoint", "InterpolatingAdjoint", "QuadratureAdjoint", "BacksolveAdjoint"),
-        solver in ("Tsit5", "Rodas5P")
+@testset "gradients: $sensealg, $solver" for sensealg in (
+        "GaussAdjoint", "InterpolatingAdjoint", "QuadratureAdjoint", "BacksolveAdjoint"),
+    solver in ("Tsit5", "Rodas5P")
 
     k, u0, p, saves = kernels(Float64), [0.3, 0.7], [0.5, -0.2], [0.0, 0.5, 1.0]
     options = sensealg == "QuadratureAdjoint" ? (; abstol = 1.0e-10, reltol = 1.0e-10) : (;)
@@ -137,10 +137,10 @@ end
 end
 
 @testset "gradients by other means: $sensealg $autojacvec" for (sensealg, autojacvec) in (
-        ("ForwardSensitivity", "traced"), ("ForwardDiffSensitivity", "traced"), ("ReverseDiffAdjoint", "traced"),
-        ("TrackerAdjoint", "traced"), ("GaussKronrodAdjoint", "traced"), ("GaussAdjoint", "zygote"),
-        ("InterpolatingAdjoint", "reversediff"), ("BacksolveAdjoint", "finitediff"),
-    )
+    ("ForwardSensitivity", "traced"), ("ForwardDiffSensitivity", "traced"), ("ReverseDiffAdjoint", "traced"),
+    ("TrackerAdjoint", "traced"), ("GaussKronrodAdjoint", "traced"), ("GaussAdjoint", "zygote"),
+    ("InterpolatingAdjoint", "reversediff"), ("BacksolveAdjoint", "finitediff")
+)
     k, u0, p, saves = kernels(Float64), [0.3, 0.7], [0.5, -0.2], [0.5, 1.0]
     alg = P.algorithm("Tsit5")
     limits = (; reltol = 1.0e-10, abstol = 1.0e-10)
@@ -266,7 +266,8 @@ function scaled(sign::String, columns::Int)
     at(i, j) = columns == 0 ? "$i" : "$(2 * i + j)"
     js = columns == 0 ? (0,) : (0, 1)
     f = join(["    out[$(at(i, j))] = $(j + 1) * ($sign p[0] * y[$i])\n" for i in 0:1 for j in js])
-    gy = join(["    gy[$i] = " * join(["$(j + 1) * ($sign p[0] * v[$(at(i, j))])" for j in js], " + ") * "\n" for i in 0:1])
+    gy = join(["    gy[$i] = " * join(["$(j + 1) * ($sign p[0] * v[$(at(i, j))])" for j in js], " + ") * "\n"
+               for i in 0:1])
     gp = "    gp[0] = " * join(["$(j + 1) * ($sign y[$i] * v[$(at(i, j))])" for i in 0:1 for j in js], " + ") * "\n"
     k = P.Kernels(Float64, 2, columns == 0 ? 2 : 4, 1, Float64[], Int64[])
     P.add!(k, :f, "function f(t, y, p, c, i, w, out)\n$(f)    return nothing\nend\n", 0)
@@ -274,9 +275,11 @@ function scaled(sign::String, columns::Int)
     return k
 end
 
-equation(columns::Int; scalar = false, rows = 1) = P.Stochastic(
-    P.Drift(scaled("-", 0)), P.Diffusion(scaled("+", columns), 1, (rows, 2 ÷ rows, columns)), scalar
-)
+function equation(columns::Int; scalar = false, rows = 1)
+    P.Stochastic(
+        P.Drift(scaled("-", 0)), P.Diffusion(scaled("+", columns), 1, (rows, 2 ÷ rows, columns)), scalar
+    )
+end
 
 function walked(e, alg, path; options...)
     return P.forward(
@@ -303,7 +306,9 @@ function stepped(x, path, columns; heun)
     return u
 end
 
-@testset "stochastic steps and their tape: $text, $columns columns" for text in ("EM(false)", "EulerHeun"), columns in (0, 2)
+@testset "stochastic steps and their tape: $text, $columns columns" for text in ("EM(false)", "EulerHeun"),
+    columns in (0, 2)
+
     heun = text == "EulerHeun"
     alg, path, e = P.stochastic(text, heun), brownian(2, 20), equation(columns)
     run = walked(e, alg, path)
@@ -353,7 +358,8 @@ end
     du0, dp = run.back(seeds)
     function loss(x)
         problem = SciMLBase.ODEProblem((u, p, t) -> f(u, p, t), x[1:2], (0.0, 1.0), x[3:4])
-        solution = SciMLBase.solve(problem, P.algorithm("Vern9"); saveat = [0.5, 1.0], reltol = 1.0e-12, abstol = 1.0e-12)
+        solution = SciMLBase.solve(
+            problem, P.algorithm("Vern9"); saveat = [0.5, 1.0], reltol = 1.0e-12, abstol = 1.0e-12)
         return sum(dot(seeds[1:2, i], solution.u[i]) for i in 1:2)
     end
     @test run.retcode == "Success"
@@ -396,7 +402,7 @@ const ALGEBRAIC = (
         ft[1] = -p[1] * y[0]
         return nothing
     end
-    """,
+    """
 )
 slow(t, u, p) = inv(inv(u) + p[1] * p[2] * (t + t^2 / 2))
 limits(tol) = (; keep = "steps", dense = true, reltol = tol, abstol = tol, maxiters = 100_000, tstops = Float64[])
@@ -412,7 +418,8 @@ limits(tol) = (; keep = "steps", dense = true, reltol = tol, abstol = tol, maxit
     run = P.forward(equation, alg, u0, p, 0.0, 1.0, saves; limits(1.0e-9)...)
     @test SciMLBase.successful_retcode(P.outcome(run)[1])
     @test run.us[:, 3] ≈ [slow(1.0, 0.8, p), 2 * p[2] * slow(1.0, 0.8, p)] rtol = 1.0e-7
-    loss(x) = sum(seeds[1, i] * slow(t, x[1], x[2:3]) + seeds[2, i] * x[3] * (1 + t) * slow(t, x[1], x[2:3]) for (i, t) in enumerate(saves))
+    loss(x) = sum(seeds[1, i] * slow(t, x[1], x[2:3]) + seeds[2, i] * x[3] * (1 + t) * slow(t, x[1], x[2:3])
+    for (i, t) in enumerate(saves))
     exact = ForwardDiff.gradient(loss, [0.8; p])
     to_u0, to_p = P.gradient(run, alg, P.sensitivity("GaussAdjoint"), seeds; reltol = 1.0e-9, abstol = 1.0e-9)
     @test to_u0[1] ≈ exact[1] rtol = 1.0e-5
