@@ -5,6 +5,7 @@ A case is a function of a device that returns tensors; both devices must give th
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -150,3 +151,5 @@ def main(group: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    sys.stdout.flush()
+    os._exit(0)  # autograd's thread for a device made in Python may not survive an orderly end
