@@ -306,6 +306,18 @@ def test_progress_is_called_after_each_epoch():
     assert all(p.epochs == 30 and math.isfinite(p.loss) for p in seen)
 
 
+@pytest.mark.parametrize("lags", [None, (2.0,)])
+def test_what_is_trained_is_traced_once_a_stage_not_once_an_epoch(monkeypatch, lynx_hare, lags):
+    """What a right-hand side can reach is compared at every solve: it must not hold on to what training changes."""
+    from pydiffeqflux.backends.compiled import model
+
+    traced, trace = [], model._trace
+    monkeypatch.setattr("pydiffeqflux.backends.native.WARM_UP", 0)
+    monkeypatch.setattr(model, "_trace", lambda *given: traced.append(1) or trace(*given))
+    fit(lynx_hare, FitOptions(epochs=12, width=8, depth=1, model="dde" if lags else "node", lags=lags))
+    assert 1 <= len(traced) <= 3
+
+
 def test_a_single_epoch_is_enough_to_run():
     result = fit(decay(), SMALL, epochs=1)
     assert len(result.history) == 1 and math.isfinite(result.report["losses"]["final"])

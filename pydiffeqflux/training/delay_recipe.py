@@ -9,6 +9,8 @@ Wood, McCauley & Briggs, "Inferring mechanism from time-series data: delay-diffe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,17 +55,28 @@ class DelayTrainer(Trainer):
         self._at, self._levels, self._rates = knots[late], self._levels[late], self._rates[late]
         return module
 
-    def rhs(self, t: Any, z: Tensor) -> Tensor:
+    @property
+    def rhs(self) -> Callable[[Any, Tensor], Tensor]:
         """The rates where the delayed states are the data's."""
-        now = torch.as_tensor(t, dtype=z.dtype)
-        delayed = [self._observed(now - lag).reshape(z.shape) for lag in self.module.scaled_lags]
-        return self.module.net(torch.cat([z, *delayed], -1))
+        return _WithObservedPast(self.module.net, self._observed, tuple(self.module.scaled_lags))
 
     def begin(self) -> None:
         """One short solve first: a method or backend that cannot do this is found out now, not after training."""
         with torch.no_grad():
             self.module.solve(self.module.times[self.first : self.first + 2])
         super().begin()
+
+
+@dataclass(frozen=True)
+class _WithObservedPast:
+    net: Callable[[Tensor], Tensor]
+    observed: Callable[[Tensor], Tensor]
+    lags: tuple[Any, ...]
+
+    def __call__(self, t: Any, z: Tensor) -> Tensor:
+        now = torch.as_tensor(t, dtype=z.dtype)
+        delayed = [self.observed(now - lag).reshape(z.shape) for lag in self.lags]
+        return self.net(torch.cat([z, *delayed], -1))
 
 
 def _first_row(series: Series, lags: tuple[float, ...]) -> int:

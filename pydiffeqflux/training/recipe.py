@@ -21,6 +21,7 @@ Everything is full-batch, so that nothing but the initial weights is random.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -91,11 +92,15 @@ class Trainer(Run):
             known=options.known_terms,
         )
 
-    def rhs(self, t: Any, z: Tensor) -> Tensor:
-        """The rates of change that the first two stages train."""
+    @property
+    def rhs(self) -> Callable[[Any, Tensor], Tensor]:
+        """The rates of change that the first two stages train.
+
+        It must not hold on to the trainer: what a right-hand side can reach is what it is compared by, and a trainer
+        changes in every epoch.
+        """
         assert isinstance(self.module, FittedODE)
-        found: Tensor = self.module.rhs(t, z)
-        return found
+        return self.module.rhs
 
     @property
     def stage(self) -> str:
