@@ -1,7 +1,5 @@
 # Delay equations with constant lags, by DelayDiffEq's method of steps, and their gradient by dual numbers through it.
 
-using SciMLSensitivity: ForwardDiff
-
 """
     Delayed(kernels, history, lags, n, order)
 
@@ -105,12 +103,6 @@ end
 
 interpolate!(out, run::DelayedRun, t::Float64) = (run.solution(out, t); nothing)
 
-"How many derivatives a dual number carries, unless the algorithm says: the same for all models, as Julia compiles the solver for each number anew."
-const DELAYED_CHUNK = 8
-
-"Marks the dual numbers of this file."
-struct ThroughDelays end
-
 """
     gradient(run, seeds, chunk)
 
@@ -118,19 +110,11 @@ The gradient with respect to the initial state and the parameters, given its gra
 `run` returned: SciMLSensitivity's `ForwardDiffSensitivity`, the solver on dual numbers, with the same number of
 derivatives at a time for every model.
 """
-function gradient(run::DelayedRun{T}, seeds::Matrix{T}, ::Val{chunk} = Val(DELAYED_CHUNK)) where {T, chunk}
-    D = ForwardDiff.Dual{ForwardDiff.Tag{ThroughDelays, T}, T, chunk}
+function gradient(run::DelayedRun{T}, seeds::Matrix{T}, chunk::Val = Val(CHUNK)) where {T}
     d, (t0, _) = run.equation, run.solution.prob.tspan
     # A Jacobian in dual numbers of dual numbers is refused by DelayDiffEq; by differences it is not.
     alg = DelayDiffEq.MethodOfSteps(backward(run.alg.alg))
-    values = [run.solution.prob.u0; run.p]
-    found = zeros(T, length(values))
-    for first in 1:chunk:length(values)
-        chosen = first:min(first + chunk - 1, length(values))
-        duals = D.(values)
-        for (slot, i) in enumerate(chosen)
-            duals[i] = D(values[i], ForwardDiff.Partials(ntuple(s -> T(s == slot), chunk)))
-        end
+    function states(duals)
         solution = solve(
             ddeproblem(d, duals[1:d.n], t0, run.solution.t[end], duals[(d.n + 1):end]), alg; saveat = run.ts,
             save_everystep = false, dense = false, save_start = run.ts[1] == t0,
@@ -138,13 +122,9 @@ function gradient(run::DelayedRun{T}, seeds::Matrix{T}, ::Val{chunk} = Val(DELAY
         )
         length(solution.u) == length(run.ts) ||
             throw(ErrorException("the solver came to an end of its own on dual numbers"))
-        for (u, seed) in zip(solution.u, eachcol(seeds)), (x, s) in zip(u, seed)
-
-            for (slot, at) in enumerate(chosen)
-                found[at] += s * ForwardDiff.partials(x, slot)
-            end
-        end
+        return solution.u
     end
+    found = bychunks(states, [run.solution.prob.u0; run.p], seeds, chunk)
     return found[1:d.n], found[(d.n + 1):end]
 end
 
@@ -199,7 +179,7 @@ end
 "Write the gradient with respect to the initial state and the parameters."
 function bridge_delayed_gradient(run::Int, seeds::Integer, du0::Integer, dp::Integer, chunk::Int, constants::Integer...)
     setconstants!(HELD[run].equation, constants...)
-    delayed_pulled!(HELD[run], seeds, du0, dp, Val(chunk == 0 ? DELAYED_CHUNK : chunk))
+    delayed_pulled!(HELD[run], seeds, du0, dp, Val(chunk == 0 ? CHUNK : chunk))
     return nothing
 end
 

@@ -20,10 +20,23 @@ once as there are, another type of number for each model.
 function gradient(
         run::Run{T}, alg, ::SciMLSensitivity.ForwardDiffSensitivity{CS}, seeds::Matrix{T}; reltol, abstol
 ) where {T, CS}
-    chunk = CS == 0 ? CHUNK : CS
+    k = run.kernels
+    states(duals) =
+        let problem = ODEProblem{true}(plainfunction(k), duals[1:k.n], ended(run), duals[(k.n + 1):end])
+            solve(problem, alg; again_saving(run)...).u
+        end
+    found = bychunks(states, [initial(run); run.p], seeds, Val(CS == 0 ? CHUNK : CS))
+    return found[1:k.n], found[(k.n + 1):end]
+end
+
+"""
+    bychunks(states, values, seeds, Val(chunk))
+
+The gradient with respect to `values`: `states` of dual numbers in their place are those at the saved times, and `seeds`
+(one column each) the loss's gradient with respect to these.
+"""
+function bychunks(states, values::Vector{T}, seeds::Matrix{T}, ::Val{chunk}) where {T, chunk}
     D = ForwardDiff.Dual{ForwardDiff.Tag{Marked, T}, T, chunk}
-    k, u0 = run.kernels, initial(run)
-    values = [u0; run.p]
     found = zeros(T, length(values))
     for first in 1:chunk:length(values)
         chosen = first:min(first + chunk - 1, length(values))
@@ -31,16 +44,14 @@ function gradient(
         for (slot, i) in enumerate(chosen)
             duals[i] = D(values[i], ForwardDiff.Partials(ntuple(s -> T(s == slot), chunk)))
         end
-        problem = ODEProblem{true}(plainfunction(k), duals[1:k.n], ended(run), duals[(k.n + 1):end])
-        solution = solve(problem, alg; again_saving(run)...)
-        for (i, u) in enumerate(solution.u), (x, seed) in zip(u, view(seeds, :, i))
+        for (i, u) in enumerate(states(duals)), (x, seed) in zip(u, view(seeds, :, i))
 
             for (slot, at) in enumerate(chosen)
                 found[at] += seed * ForwardDiff.partials(x, slot)
             end
         end
     end
-    return found[1:k.n], found[(k.n + 1):end]
+    return found
 end
 
 "The solver on numbers that a tape follows, and the tape backwards."

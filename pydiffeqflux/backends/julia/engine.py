@@ -161,15 +161,7 @@ def _delayed(problem: DDEProblem, rhs: Rhs, method: Method, options: SolveOption
         equation.model,
         tools.solvers.get(method),
         None,
-        problem.t0.value,
-        problem.t1.value,
-        () if options.saves is None else options.saves.values,
-        options.unsaved,
-        options.dense,
-        *_tolerances(problem.packed, options),
-        options.max_steps,
-        _stops(method, options),
-        _held(tools.session, _keywords(problem, method, options)),
+        **tools.wishes(problem, method, options),
     )
     stretches = delay.DelayedStretches(problem, rhs, equation, request, options)
     return stretches, *delay.sensealg_for(equation, problem)
@@ -253,17 +245,27 @@ class _Tools:
             model,
             solver,
             sensitivity,
-            problem.t0.value,
-            problem.t1.value,
-            () if options.saves is None else options.saves.values,
-            options.unsaved,
-            options.dense,
-            *_tolerances(problem.packed, options),
-            options.max_steps,
-            _stops(method, options),
-            _held(self.session, _keywords(problem, method, options)),
             form=form,
+            **self.wishes(problem, method, options),
         )
+
+    def wishes(
+        self, problem: ODEProblem | DDEProblem | DAEProblem, method: Method, options: SolveOptions
+    ) -> dict[str, Any]:
+        """The fields of a :class:`Request` that say how to solve, whatever the equation."""
+        rtol, atol = _tolerances(problem.packed, options)
+        return {
+            "t0": problem.t0.value,
+            "t1": problem.t1.value,
+            "saves": () if options.saves is None else options.saves.values,
+            "keep": options.unsaved,
+            "dense": options.dense,
+            "rtol": rtol,
+            "atol": atol,
+            "max_steps": options.max_steps,
+            "stops": _stops(method, options),
+            "options": _held(self.session, _keywords(problem, method, options)),
+        }
 
 
 def _held(session: Session, keywords: str) -> Held | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ from .solvers import Solver
 _MASS_SOLVERS = "'rodas5p', 'rosenbrock23', 'qndf', 'FBDF' or another implicit solver of OrdinaryDiffEq"
 
 
-class Form(Held):
+class Form(Held, ABC):
     """An equation, in Julia and in torch."""
 
     rhs: Rhs
@@ -36,9 +38,9 @@ class Form(Held):
         """What Julia begins with."""
         return y0
 
+    @abstractmethod
     def check_solver(self, method: Method, solver: Solver) -> None:
         """Raises MassMatrixMethodError for a solver of other equations."""
-        raise NotImplementedError
 
 
 class MassForm(Form):
