@@ -73,10 +73,10 @@ def _options(chosen: SenseAlg) -> str:
             f" method; leave method out, or use backend='torch'."
         )
     products = getattr(chosen, "products", "traced")
-    if products in _MISSING.get(type(chosen), ()):
+    if products in _MISSING and isinstance(chosen, _INTEGRALS):
         raise UnsupportedError(
-            f"sensealg={chosen.name}(autojacvec={products!r}): SciMLSensitivity has no such products for it (but for"
-            f" InterpolatingAdjoint and BacksolveAdjoint); take 'traced' (the default), 'reversediff', 'zygote' or"
+            f"sensealg={chosen.name}(autojacvec={products!r}): with such products it has no gradients of the"
+            f" parameters (InterpolatingAdjoint and BacksolveAdjoint do); take 'traced' (the default), 'zygote' or"
             f" 'finitediff'."
         )
     said = f"autojacvec = {_quoted(products)},"
@@ -87,12 +87,10 @@ def _options(chosen: SenseAlg) -> str:
     return f"{said} checkpointing = {_julia(chosen.checkpointing)},"  # type: ignore[attr-defined]
 
 
-#: What SciMLSensitivity does not have. (QuadratureAdjoint takes "forwarddiff", and returns zero for the parameters.)
-_MISSING: dict[type[SenseAlg], tuple[str, ...]] = {
-    sensealgs.QuadratureAdjoint: ("forwarddiff",),
-    sensealgs.GaussAdjoint: ("forwarddiff", "tracker"),
-    sensealgs.GaussKronrodAdjoint: ("forwarddiff", "tracker"),
-}
+#: What SciMLSensitivity does not have, or takes and returns zero for the parameters' gradients: where these are an
+#: integral, a tape does not follow the parameters into the emitted code.
+_MISSING = ("forwarddiff", "reversediff", "tracker")
+_INTEGRALS = (sensealgs.QuadratureAdjoint, sensealgs.GaussAdjoint, sensealgs.GaussKronrodAdjoint)
 
 
 def _quoted(text: str) -> str:

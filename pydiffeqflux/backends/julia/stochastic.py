@@ -157,6 +157,11 @@ def _written(method: Method, problem: SDEProblem) -> str:
             f"method={method} does not exist in StochasticDiffEq: take one of {', '.join(sorted(_NAMES))}, any solver"
             f" of StochasticDiffEq by its own name, or backend='torch'."
         )
+    if name == "LambaEulerHeun" and problem.noise != "diagonal":
+        raise MethodNoiseError(
+            f"method={method} with steps of its own choice takes noise='diagonal' only on backend='julia', and this"
+            f" problem has noise={problem.noise!r}: fix its steps (adaptive=False, dt=...), or use backend='torch'."
+        )
     # With additive noise there is nothing for Milstein's term to correct.
     return "EM(false)" if name == "RKMil" and problem.noise == "additive" else name
 
@@ -203,6 +208,11 @@ def solve(
         )
     _check_square(method, equation, problem.packed)
     sensealg, reason = _sensealg(problem, equation, options)
+    if method.name == "sra1" and sensealg is not None and equation.width:
+        raise MethodNoiseError(
+            "method=sra1 on backend='julia' has no gradient with noise that is a matrix: take 'sra3' or 'sosra', or"
+            " backend='torch'."
+        )
     request = StochasticRequest(
         equation,
         solver,
