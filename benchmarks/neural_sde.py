@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import pydiffeqflux as pdf
-from pydiffeqflux.backends.eager.sde.tree import DEPTH, Tree
+from pydiffeqflux.backends.common.tree import DEPTH, Tree
 
 Job = Callable[[], object]
 

@@ -170,8 +170,8 @@ class _Subject:
     saveat: Any
 
     def run(self, backend: str, sensealg: Any, rtol: float, atol: float, method: Any = None) -> _Found:
-        from .backends.eager.adjoints.capture import captured_tensors
-        from .backends.eager.rhs import Rhs
+        from .backends.common.capture import captured_tensors
+        from .backends.common.rhs import Rhs
 
         p = self.problem
         start = p.packed.detach().clone().requires_grad_()

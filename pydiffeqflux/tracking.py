@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,3 +85,9 @@ def reading(what: str, instead: str) -> Iterator[None]:
         if "vmap" not in str(why) or not transforming():
             raise
         raise UnsupportedError(f"torch.func.vmap over {what}: {instead}.") from why
+
+
+def newest_node() -> int:
+    """The sequence number of the newest autograd node of this thread."""
+    node: Any = (torch.zeros((), requires_grad=True) + 0.0).grad_fn
+    return int(node._sequence_nr())

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import pydiffeqflux as pdf
-from pydiffeqflux.backends.eager.adjoints.capture import captured_tensors
+from pydiffeqflux.backends.common.capture import captured_tensors
 from pydiffeqflux.errors import GradientError, UnsupportedError
 
 F64 = torch.float64

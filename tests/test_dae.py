@@ -12,12 +12,12 @@ from problems import algebraic
 from torch import Tensor
 
 import pydiffeqflux as pdf
+from pydiffeqflux.backends.common.implicit_rhs import ImplicitRhs
+from pydiffeqflux.backends.common.settle import Policy
+from pydiffeqflux.backends.common.tolerances import Tolerances
 from pydiffeqflux.backends.eager.bdf import coefficients as ndf
 from pydiffeqflux.backends.eager.bdf.qndf import Carry, Qndf
-from pydiffeqflux.backends.eager.control import Tolerances
 from pydiffeqflux.backends.eager.convergence import NewtonSettings
-from pydiffeqflux.backends.eager.implicit_rhs import ImplicitRhs
-from pydiffeqflux.backends.eager.settle import Policy
 from pydiffeqflux.errors import (
     DtypeError,
     HighIndexError,

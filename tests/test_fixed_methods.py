@@ -149,7 +149,7 @@ def test_higher_adams_orders(order: int, corrected: bool, exact: Tensor) -> None
 
 
 def test_a_corrector_that_does_not_settle_says_so_and_drops_its_oldest_slope() -> None:
-    from pydiffeqflux.backends.eager.rhs import Rhs
+    from pydiffeqflux.backends.common.rhs import Rhs
 
     y = torch.ones(1, dtype=D)
     rhs = Rhs(lambda t, y: -30.0 * y, None, y)
@@ -198,7 +198,7 @@ def test_strong_nonlinearity_is_solved_to_rounding(name: str) -> None:
 
 
 def _rhs(f: Callable[[Tensor, Tensor], Tensor], like: Tensor):  # type: ignore[no-untyped-def]
-    from pydiffeqflux.backends.eager.rhs import Rhs
+    from pydiffeqflux.backends.common.rhs import Rhs
 
     return Rhs(f, None, like)
 

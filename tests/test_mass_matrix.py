@@ -14,11 +14,11 @@ from torch import Tensor
 
 import pydiffeqflux as pdf
 from pydiffeqflux import methods
+from pydiffeqflux.backends.common.mass import Mass, MassRhs
+from pydiffeqflux.backends.common.settle import Policy
+from pydiffeqflux.backends.common.tolerances import Tolerances
 from pydiffeqflux.backends.eager.bdf.qndf import Qndf
-from pydiffeqflux.backends.eager.control import Tolerances
 from pydiffeqflux.backends.eager.convergence import NewtonSettings
-from pydiffeqflux.backends.eager.mass import Mass, MassRhs
-from pydiffeqflux.backends.eager.settle import Policy
 from pydiffeqflux.backends.eager.stiff import stiff_stepper
 from pydiffeqflux.errors import (
     GradientError,

@@ -13,10 +13,10 @@ from torch import Tensor
 
 import pydiffeqflux as pdf
 from pydiffeqflux import sde_methods
+from pydiffeqflux.backends.common.tree import Tree
 from pydiffeqflux.backends.eager.sde.catalogue import scheme_for
 from pydiffeqflux.backends.eager.sde.sra import Sra, SraTableau
 from pydiffeqflux.backends.eager.sde.sri import Sri, SriTableau
-from pydiffeqflux.backends.eager.sde.tree import Tree
 
 F64 = torch.float64
 SRA = [pdf.SRA1(), pdf.SRA3(), pdf.SOSRA()]

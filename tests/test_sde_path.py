@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from pydiffeqflux.backends.eager.sde.path import Path
-from pydiffeqflux.backends.eager.sde.tree import DEPTH, KEPT, Tree
+from pydiffeqflux.backends.common.path import Path
+from pydiffeqflux.backends.common.tree import DEPTH, KEPT, Tree
 
 F64 = torch.float64
 CPU = torch.device("cpu")

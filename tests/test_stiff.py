@@ -17,15 +17,15 @@ from torch import Tensor
 
 import pydiffeqflux as pdf
 from pydiffeqflux import methods
-from pydiffeqflux.backends.eager import linear
+from pydiffeqflux.backends.common import jacobian as jacobians
+from pydiffeqflux.backends.common.rhs import Rhs, Scalar
+from pydiffeqflux.backends.common.tolerances import Tolerances
 from pydiffeqflux.backends.eager.auto_switch import AutoSwitchStepper, stability_boundary
 from pydiffeqflux.backends.eager.bdf import coefficients as ndf
 from pydiffeqflux.backends.eager.bdf.qndf import Carry, Qndf
 from pydiffeqflux.backends.eager.catalogue import explicit
-from pydiffeqflux.backends.eager.control import Tolerances
 from pydiffeqflux.backends.eager.convergence import NewtonSettings
-from pydiffeqflux.backends.eager.rhs import Rhs
-from pydiffeqflux.backends.eager.stepper import Scalar, Step
+from pydiffeqflux.backends.eager.stepper import Step
 from pydiffeqflux.backends.eager.stiff import stiff_stepper
 from pydiffeqflux.errors import ConvergenceError, GradientError, UnsupportedError
 
@@ -112,7 +112,7 @@ def test_rosenbrock23_is_the_papers_ode23s() -> None:
     """The tableau holds it in transformed form; these are Shampine & Reichelt's own formulas."""
     t, h, d, e32 = 0.3, 0.2, 1 / (2 + math.sqrt(2)), 6 + math.sqrt(2)
     y, rhs = coupled_solution(t) + 0.1, Rhs(coupled, None, coupled_solution(t))
-    here = linear.jacobian(rhs, t, y, batched=False, with_time=True)
+    here = jacobians.jacobian(rhs, t, y, batched=False, with_time=True)
     assert here.dfdt is not None
     slope, w = here.dfdt, torch.eye(2) - h * d * here.dfdy
     f0 = rhs(t, y)
@@ -536,10 +536,10 @@ def test_jacobian(batched: bool, when: str, way: int) -> None:
     t = TIMES[when]
     p, y = torch.randn(2, 2, requires_grad=True), torch.randn(3, 2, requires_grad=True)
 
-    def at(p: Tensor, y: Tensor) -> linear.Linearised:
+    def at(p: Tensor, y: Tensor) -> jacobians.Linearised:
         rhs = Rhs(lambda t, y: twisted(t, y, p), None, y)
-        linear._way[rhs] = way
-        found = linear.jacobian(rhs, t, y, batched=batched, with_time=True)
+        jacobians._way[rhs] = way
+        found = jacobians.jacobian(rhs, t, y, batched=batched, with_time=True)
         assert (rhs.nf, rhs.njac) == (0, 1)
         return found
 
@@ -618,7 +618,7 @@ def test_jacobian_of_a_function_that_differentiates_inside() -> None:
 
     z = torch.tensor([0.4, 0.2])
     with torch.no_grad():
-        found = linear.jacobian(Rhs(field, None, z), 0.0, z, batched=False).dfdy
+        found = jacobians.jacobian(Rhs(field, None, z), 0.0, z, batched=False).dfdy
     assert torch.allclose(found, torch.tensor([[0.0, 1.0], [-math.cos(0.4), 0.0]]))
 
 

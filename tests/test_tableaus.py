@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pydiffeqflux.backends.eager.rhs import Rhs
+from pydiffeqflux.backends.common.rhs import Rhs, Scalar
 from pydiffeqflux.backends.eager.rk.tableau import ExplicitRK, ExplicitTableau, with_hermite
-from pydiffeqflux.backends.eager.stepper import Scalar, Step
+from pydiffeqflux.backends.eager.stepper import Step
 
 #: Method: order, orders of the embedded solutions, order of the dense output.
 ORDERS: dict[str, tuple[int, tuple[int, ...], int]] = {

@@ -77,7 +77,7 @@ class EnsembleProblem:
             return self.seed
         if self.problem.seed is not None:
             return int(self.problem.seed)
-        from ..backends.eager.sde.path import new_seed
+        from ..backends.common.path import new_seed
 
         return new_seed()
 

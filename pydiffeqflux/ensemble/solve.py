@@ -243,7 +243,7 @@ def run_elsewhere(work: Work, threads: int) -> list[Any]:
 
 def _origins(works: Sequence[Work]) -> list[Tensor]:
     """What a gradient could have been wanted for: initial values, and what the functions hold on to."""
-    from ..backends.eager.adjoints.capture import held_by
+    from ..backends.common.capture import held_by
 
     found: dict[int, Tensor] = {}
     for work in works:

@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..backends.eager.dense import Piecewise
-from ..backends.eager.failure import failure
-from ..backends.eager.integrate import Counts, Hook, Integration, Outcome, Settings
-from ..backends.eager.output import DenseOutput
-from ..backends.eager.rhs import Rhs
+from ..backends.common.dense import Piecewise
+from ..backends.common.failure import failure
+from ..backends.common.output import DenseOutput
+from ..backends.common.rhs import Rhs
+from ..backends.common.stretch import Outcome
+from ..backends.eager.integrate import Counts, Hook, Integration, Settings
 from ..backends.eager.stepper import Stepper
 from ..callbacks import Event
 from ..errors import EventNotFoundError, MaxStepsError

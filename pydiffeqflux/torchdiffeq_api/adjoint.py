@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..backends import native
-from ..backends.eager.adjoints.capture import captured_tensors
-from ..backends.eager.control import Norm, rms_norm
-from ..backends.eager.rhs import Rhs
+from ..backends.common.capture import captured_tensors
+from ..backends.common.rhs import Rhs
+from ..backends.common.tolerances import Norm, rms_norm
 from ..errors import InvalidArgumentError, UnsupportedError
 from ..methods import Method
 from ..sensealg import BacksolveAdjoint

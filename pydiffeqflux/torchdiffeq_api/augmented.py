@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends.eager.rhs import Rhs
+from ..backends.common.rhs import Rhs
 
 
 class Augmented:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends.eager.rhs import Rhs
+from ..backends.common.rhs import Rhs
 from ..errors import InvalidArgumentError, InvalidTimesError
 from ..sensealg import SenseAlg
 from ..state import StateSpec

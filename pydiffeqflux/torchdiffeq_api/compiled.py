@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..backends import native
 from ..backends.backend import SolveOptions
-from ..backends.eager.control import rms_norm
+from ..backends.common.tolerances import rms_norm
 from ..errors import SolveError
 from ..problem import ODEProblem, SaveTimes
 from ..sensealg import SenseAlg

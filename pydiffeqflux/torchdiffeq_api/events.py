@@ -12,10 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..backends.eager.dense import Interpolant
-from ..backends.eager.events import Crossing, EventWatch, condition
-from ..backends.eager.rhs import Rhs
-from ..backends.eager.stepper import Scalar
+from ..backends.common.crossing import Crossing, condition
+from ..backends.common.dense import Interpolant
+from ..backends.common.rhs import Rhs, Scalar
+from ..backends.eager.events import EventWatch
 from ..callbacks import Event
 from ..errors import NonFiniteError
 from ..problem import TimePoint

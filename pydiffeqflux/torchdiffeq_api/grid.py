@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..backends.eager.dense import Interpolant, Piecewise
-from ..backends.eager.events import condition
+from ..backends.common.crossing import condition
+from ..backends.common.dense import Interpolant, Piecewise
+from ..backends.common.output import DenseOutput
+from ..backends.common.rhs import Rhs, Scalar
 from ..backends.eager.integrate import Hook
-from ..backends.eager.output import DenseOutput
-from ..backends.eager.rhs import Rhs
-from ..backends.eager.stepper import Scalar, Step, Stepper
+from ..backends.eager.stepper import Step, Stepper
 from ..callbacks import Event
 from ..errors import InvalidTimesError, MaxStepsError, StepSizeRequiredError
 from ..state import StateSpec

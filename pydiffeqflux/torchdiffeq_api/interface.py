@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..backends import native
-from ..backends.eager.adjoints.function import link_crossing
-from ..backends.eager.rhs import Rhs
+from ..backends.common.crossing import link_crossing
+from ..backends.common.rhs import Rhs
 from ..callbacks import Event
 from ..errors import InvalidArgumentError
 from ..problem import time_point

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import methods
 from .. import sensealg as sensealgs
-from ..backends.eager.rhs import Rhs
+from ..backends.common.rhs import Rhs
 from ..callbacks import Event
 from ..errors import EventNotFoundError, InvalidOptionError, MaxStepsError, UnknownNameError, UnsupportedError
 from ..methods import Method

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from .. import methods
+from ..backends.common.rhs import Rhs
+from ..backends.common.tolerances import Norm, Tolerances, rms_norm
 from ..backends.eager.catalogue import explicit, stepper_for
-from ..backends.eager.control import Norm, Tolerances, rms_norm
 from ..backends.eager.fixed.adams import FEWEST, HIGHEST, Adams, Corrector
 from ..backends.eager.fixed.tableau import FixedImplicit
 from ..backends.eager.integrate import Settings
-from ..backends.eager.rhs import Rhs
 from ..backends.eager.stepper import Stepper
 from ..controllers import PIDController
 from ..errors import InvalidOptionError, UnknownNameError

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..backends.eager.rhs import Rhs
+from ..backends.common.rhs import Rhs
 from ..errors import ScipySolverError, UnsupportedError
 from .times import Times
 

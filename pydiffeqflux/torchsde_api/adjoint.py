@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..backends.common.stretch import Stretch
 from ..backends.eager.adjoints.adjoint import Adjoint
 from ..backends.eager.adjoints.function import run_stretch
 from ..backends.eager.adjoints.job import Job
 from ..backends.eager.integrate import Counts
 from ..backends.eager.sde.backsolve import StochasticBacksolve
 from ..backends.eager.sde.reversible import ReversibleBacksolve
-from ..backends.eager.stretch import Stretch
 from ..errors import InvalidArgumentError, UnknownOptionError, UnsupportedError
 from ..problem import SaveTimes, TimePoint
 from ..sde_methods import ReversibleHeun

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import sde_methods
-from ..backends.eager.sde.path import Path
+from ..backends.common.path import Path
 from ..errors import InvalidArgumentError, InvalidStateError, InvalidTimesError, ShapeError, UnknownNameError
 from ..sde_methods import INTERPRETATIONS, NOISES, SDEMethod
 from .equation import ROLES, UserSde, functions_of, with_log_ratio

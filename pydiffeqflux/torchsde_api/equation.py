@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends.eager.rhs import Scalar
-from ..backends.eager.sde.equation import Sde
+from ..backends.common.rhs import Scalar
+from ..backends.common.sde import Sde
 from ..errors import InvalidArgumentError
 
 #: The methods that an equation may have, by the keys of ``names`` that give them other names.

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends.eager.control import Tolerances, all_finite
-from ..backends.eager.failure import failure
-from ..backends.eager.integrate import Counts, Integration, Outcome, Settings
+from ..backends.common.failure import failure
+from ..backends.common.reading import all_finite
+from ..backends.common.stretch import Outcome
+from ..backends.common.tolerances import Tolerances
+from ..backends.eager.integrate import Counts, Integration, Settings
 from ..backends.eager.sde.catalogue import scheme_for
 from ..backends.eager.sde.milstein import DerivativeFreeMilstein
 from ..backends.eager.sde.reversible_heun import Companion, ReversibleHeunScheme

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...errors import SolveError
 from ...methods import Method, resolve
 from ...sensealg import BacksolveAdjoint, GaussAdjoint, SenseAlg
-from ..eager.failure import failure
+from ..common.failure import failure
 from ..once import once
 from . import toolchain
 from .forward import CODES, Buffers, Forward, loop_of

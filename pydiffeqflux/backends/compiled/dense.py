@@ -15,7 +15,7 @@ from ...errors import InvalidTimesError
 from ...problem import TimePoint, time_point, time_points
 from ...sensealg import SenseAlg
 from ...state import State
-from ..eager.dense import Interpolant, Piecewise
+from ..common.dense import Interpolant, Piecewise
 from .again import solve_again
 from .forward import Forward
 from .observed import Observation, observe

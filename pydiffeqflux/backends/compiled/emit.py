@@ -109,7 +109,6 @@ class LanguagePrinter(Printer):
                     with self.nest([(j, s.columns)]):
                         self.line(f"{into} += acc * {self._entry(s.right, b, k, j)}")
 
-
     def _turned(self, s: Product) -> Product:
         """The same product with a copy of the right matrix, row by row; a batch of one matrix is copied once."""
         size, batch = s.inner * s.columns, s.batch if s.right.batch else 1

@@ -14,8 +14,8 @@ from ...problem import ODEProblem, TimePoint
 from ...sensealg import DiscreteAdjoint, SenseAlg
 from ...solution import Solution, Stats, Status
 from ..backend import Problem, SolveOptions
-from ..eager.choose import choose_sensealg
-from ..eager.failure import failure
+from ..common.choose import choose_sensealg
+from ..common.failure import failure
 from .again import solve_again
 from .coverage import uncovered
 from .dense import DenseOutput
@@ -134,9 +134,7 @@ def _run_rows(
     return solution
 
 
-def _has_graph(
-    problem: ODEProblem, options: SolveOptions, params: Sequence[Tensor], sensealg: SenseAlg | None
-) -> bool:
+def _has_graph(problem: ODEProblem, options: SolveOptions, params: Sequence[Tensor], sensealg: SenseAlg | None) -> bool:
     """Whether anything that the solution depends on wants a gradient."""
     if sensealg is None:
         return False

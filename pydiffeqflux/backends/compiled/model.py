@@ -26,7 +26,7 @@ from ...graph.value import contiguous_strides
 from ...problem import ODEProblem
 from ..anchor import anchor_of
 from ..backend import SolveOptions
-from ..eager.rhs import Rhs
+from ..common.rhs import Rhs
 from . import toolchain
 from .emit import emit
 from .lang.machine import Loaded
@@ -317,5 +317,3 @@ def _compare(model: Model, rhs: Rhs, problem: ODEProblem, found: Reach) -> None:
                 f" {want.reshape(-1)[:4].tolist()}, the trace {got.reshape(-1)[:4].tolist()}; does it compute outside"
                 f" torch, or draw random numbers?"
             )
-
-

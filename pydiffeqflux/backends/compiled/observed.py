@@ -128,5 +128,3 @@ def nodes(count: int) -> tuple[array[Any], array[Any]]:
 def node(index: int) -> tuple[array[Any], array[Any]]:
     """``where`` and ``thetas`` of one of them."""
     return array("q", [-1 - index]), array("d", [0.0])
-
-

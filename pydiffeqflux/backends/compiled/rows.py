@@ -119,9 +119,7 @@ def solve(
         ts = options.saves.tensor.double()
     worst = max(statuses, key=_ORDER.index)
     solution = Solution(ts, rows.view(len(rows), *problem.packed.shape), Stats(), worst, statuses=statuses)
-    solution.stats = Stats(
-        nf=solved.nf, naccept=torch.tensor(solved.accepted), nreject=torch.tensor(solved.rejected)
-    )
+    solution.stats = Stats(nf=solved.nf, naccept=torch.tensor(solved.accepted), nreject=torch.tensor(solved.rejected))
     return solution, _message(solved, statuses, worst, options)
 
 
@@ -240,4 +238,3 @@ class _Rows(torch.autograd.Function):
         per_row, *shared = zip(*found, strict=True)
         first = None if per_row[0] is None else torch.stack(per_row)
         return (None, first, *(None if x[0] is None else torch.stack(x).sum(0) for x in shared))
-

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...errors import UntraceableError
 from ...graph import Kernels
 from ...problem import ODEProblem
-from ..eager.rhs import Rhs
+from ..common.rhs import Rhs
 from . import toolchain
 from .emit import emit
 from .lang.machine import Loaded
@@ -93,5 +93,3 @@ def _trace(problem: ODEProblem, model: Model) -> Second:
         sources.append((slot.buffer, x))
     text, work = emit(traced.program("vjp"))
     return Second(traced, toolchain.kernels([text], model.single), work, (places[id(u)], places[id(tau)]), sources)
-
-

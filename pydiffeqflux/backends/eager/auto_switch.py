@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from ...errors import UnsupportedError
-from .control import rms_norm, row_norm, to_float
-from .linear import matrix_norm, to_columns
-from .rhs import Rhs
+from ..common.jacobian import to_columns
+from ..common.reading import to_float
+from ..common.rhs import Rhs, Scalar
+from ..common.tolerances import rms_norm, row_norm
+from .linear import matrix_norm
 from .rk.tableau import ExplicitRK, ExplicitTableau
-from .stepper import Scalar, Step, Stepper
+from .stepper import Step, Stepper
 
 #: Of the stability region: a longer step counts as stiff, a shorter one not.
 MARGIN = 0.9

@@ -9,7 +9,7 @@ from ... import methods
 from ...errors import UnsupportedError
 from ...methods import Method
 from ...sde_methods import SDEMethod
-from .control import Tolerances
+from ..common.tolerances import Tolerances
 from .rk.tableau import ExplicitRK
 from .stepper import Stepper
 

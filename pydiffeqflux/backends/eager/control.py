@@ -3,92 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...controllers import PIDController
-from .rhs import Rhs
+from ..common.reading import to_float
+from ..common.rhs import Rhs
+from ..common.tolerances import Tolerances
 from .stepper import Stepper
-
-Norm = Callable[[Tensor], Any]
-
-#: An absolute tolerance that is as good as zero, and a normal number in single precision.
-_TINY = 1e-37
-
-
-def rms_norm(x: Tensor) -> Tensor:
-    """Root mean square of all entries: the norm of Hairer, Norsett & Wanner I, equation (II.4.11)."""
-    if x.is_complex():
-        x = torch.view_as_real(x)
-        return torch.linalg.vector_norm(x) * math.sqrt(2.0 / max(x.numel(), 1))
-    return torch.linalg.vector_norm(x) * (1.0 / math.sqrt(max(x.numel(), 1)))
-
-
-def row_norm(x: Tensor) -> Tensor:
-    """:func:`rms_norm` of every row on its own: shape ``(B,)``."""
-    rows = x.reshape(x.shape[0], -1)
-    return torch.linalg.vector_norm(rows, dim=1) * (1.0 / math.sqrt(rows.shape[1]))
-
-
-@dataclass(frozen=True)
-class Tolerances:
-    """``atol + rtol * |y|``, per entry. Both may be tensors that broadcast against the packed state."""
-
-    rtol: float | Tensor
-    atol: float | Tensor
-    norm: Norm = rms_norm
-
-    def __post_init__(self) -> None:
-        # With atol=0 an entry that is and stays zero would have the scaled error 0 / 0.
-        least = self.atol.clamp_min(_TINY) if isinstance(self.atol, Tensor) else max(self.atol, _TINY)
-        object.__setattr__(self, "atol", least)
-
-    def scale(self, size: Tensor) -> Tensor:
-        return size * self.rtol + self.atol
-
-    @torch.no_grad()
-    def ratio(self, error: Tensor, y0: Tensor, y1: Tensor) -> Tensor:
-        """Norm of the error in units of the tolerance: a step is accepted up to 1."""
-        return self.norm(error / self.scale(torch.maximum(y0.abs(), y1.abs())))
-
-
-class _Reduce(torch.autograd.Function):
-    """The largest entry, also over dimensions that ``torch.func.vmap`` hides: there steps are joint."""
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.amax()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.mark_non_differentiable(output)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> None:
-        return None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor) -> tuple[Tensor, None]:
-        return _Reduce.apply(x), None
-
-
-def to_float(x: Any) -> float:
-    """A tensor's value as a number; under ``vmap`` the largest over the mapped dimension."""
-    if not isinstance(x, Tensor):
-        return float(x)
-    try:
-        return float(x.detach().item())
-    except RuntimeError:  # vmap refuses item() on the samples it maps over
-        return float(_Reduce.apply(x.detach()).item())
-
-
-def all_finite(x: Tensor) -> bool:
-    """Whether no entry is NaN or infinite; under ``vmap`` in none of the samples."""
-    return to_float(torch.isfinite(x.detach()).all().logical_not().to(torch.float32)) == 0.0
 
 
 @torch.no_grad()

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .control import Tolerances, rms_norm, row_norm, to_float
-from .linear import Flags, to_columns
+from ..common.jacobian import to_columns
+from ..common.reading import to_float
+from ..common.tolerances import Tolerances, rms_norm, row_norm
+from .linear import Flags
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 

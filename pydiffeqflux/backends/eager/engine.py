@@ -10,11 +10,11 @@ from ...problem import ODEProblem
 from ...sensealg import DiscreteAdjoint
 from ...solution import Solution
 from ..backend import Problem, SolveOptions
+from ..common.choose import choose_sensealg
+from ..common.failure import failure
+from ..common.tolerances import Tolerances, rms_norm
 from . import joint
 from .catalogue import stepper_for
-from .choose import choose_sensealg
-from .control import Tolerances, rms_norm
-from .failure import failure
 
 
 class EagerBackend:

@@ -20,11 +20,15 @@ from ...controllers import PIDController
 from ...problem import SaveTimes, TimePoint
 from ...solution import Status
 from ...tracking import recording
-from .control import Controller, Tolerances, all_finite, initial_step, to_float
-from .dense import Interpolant, Piecewise
-from .events import Crossing, EventWatch
-from .rhs import Rhs
-from .stepper import Scalar, Step, Stepper
+from ..common.crossing import Crossing
+from ..common.dense import Interpolant, Piecewise
+from ..common.reading import all_finite, to_float
+from ..common.rhs import Rhs, Scalar
+from ..common.stretch import Outcome
+from ..common.tolerances import Tolerances
+from .control import Controller, initial_step
+from .events import EventWatch
+from .stepper import Step, Stepper
 
 #: Called with t, y and the signed step size.
 Hook = Callable[[float, Tensor, float], None]
@@ -65,24 +69,6 @@ class Counts:
     @property
     def total(self) -> int:
         return self.naccept + self.nreject
-
-
-@dataclass
-class Outcome:
-    """What one smooth stretch of a solve (no jump of the state inside) came to."""
-
-    status: Status
-    y1: Tensor
-    t1: TimePoint
-    #: Saved times that were reached, as indices into the save times, and the states there.
-    saved: list[Tensor] = field(default_factory=list)
-    #: Every accepted step's end, where no save times were given.
-    step_times: list[Scalar] = field(default_factory=list)
-    step_states: list[Tensor] = field(default_factory=list)
-    #: The terminal or state-changing event that ended the stretch, and the others seen on the way.
-    stopped_by: Crossing | None = None
-    crossings: list[Crossing] = field(default_factory=list)
-    message: str = ""
 
 
 class Integration:

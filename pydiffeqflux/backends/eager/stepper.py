@@ -23,10 +23,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .dense import Interpolant
-from .rhs import Rhs
-
-Scalar = float | Tensor
+from ..common.dense import Interpolant
+from ..common.rhs import Rhs, Scalar
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ... import methods
 from ...errors import UnsupportedError
 from ...methods import Method
+from ..common.tolerances import Tolerances
 from .bdf.qndf import Qndf
-from .control import Tolerances
 from .rosenbrock import rodas5p, rosenbrock23
 from .rosenbrock.tableau import Rosenbrock
 from .sdirk import kencarp4, kvaerno5

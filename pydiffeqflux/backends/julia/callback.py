@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ...errors import DtypeError
-from ..eager.adjoints.capture import captured_tensors
-from ..eager.rhs import Rhs
+from ..common.capture import captured_tensors
+from ..common.rhs import Rhs
 from .session import Session
 
 log = logging.getLogger("pydiffeqflux")

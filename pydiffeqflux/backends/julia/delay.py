@@ -13,9 +13,8 @@ from torch import Tensor
 from ...dde_problem import DDEProblem
 from ...errors import DelaySensitivityError, GradientError, UnsupportedError
 from ..backend import SolveOptions
-from ..eager.integrate import Outcome
-from ..eager.rhs import Rhs
-from ..eager.stretch import Stretch
+from ..common.rhs import Rhs
+from ..common.stretch import Outcome, Stretch
 from ..once import once
 from .calls import Request, Run
 from .direct import Came

@@ -23,8 +23,8 @@ from ...sensealg import SenseAlg
 from ...solution import Solution, Stats, Status
 from ...tracking import transforming
 from ..backend import Problem, SolveOptions
-from ..eager.failure import failure
-from ..eager.rhs import Rhs
+from ..common.failure import failure
+from ..common.rhs import Rhs
 from ..once import once
 from .engine import _keywords, _require, _stops, _tolerances, _Tools
 from .model import Model, addresses

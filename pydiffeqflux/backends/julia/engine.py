@@ -25,12 +25,12 @@ from ...solution import Solution, Stats
 from ...state import State
 from ...tracking import transforming
 from ..backend import Problem, SolveOptions
-from ..eager.failure import failure
-from ..eager.implicit_rhs import ImplicitRhs
-from ..eager.joint import assemble, chain
-from ..eager.progress import progress_bar
-from ..eager.rhs import Rhs
-from ..eager.sde.setup import equation_of
+from ..common.chain import assemble, chain
+from ..common.equation import equation_of
+from ..common.failure import failure
+from ..common.implicit_rhs import ImplicitRhs
+from ..common.progress import progress_bar
+from ..common.rhs import Rhs
 from ..once import WithoutGradient
 from .callback import CalledBack
 from .calls import Request

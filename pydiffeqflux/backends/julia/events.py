@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ...callbacks import Event
-from ..eager.events import condition
-from ..eager.rhs import Rhs
+from ..common.crossing import condition
+from ..common.rhs import Rhs
 from .model import Models, addresses
 from .session import Session
 

@@ -14,9 +14,9 @@ from ...methods import Method
 from ...problem import ODEProblem
 from ...sensealg import SenseAlg
 from ...tracking import tracked
-from ..eager.implicit_rhs import ImplicitRhs
-from ..eager.mass import MassRhs
-from ..eager.rhs import Rhs
+from ..common.implicit_rhs import ImplicitRhs
+from ..common.mass import MassRhs
+from ..common.rhs import Rhs
 from .callback import CalledBack
 from .held import Held
 from .model import Model

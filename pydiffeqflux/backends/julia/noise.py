@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..eager.sde.equation import Sde
+from ..common.sde import Sde
 
 
 @dataclass(frozen=True)

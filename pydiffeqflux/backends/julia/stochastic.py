@@ -26,12 +26,11 @@ from ...sde_problem import SDEProblem
 from ...solution import Solution, Stats, Status
 from ...tracking import transforming
 from ..backend import SolveOptions
-from ..eager.failure import failure
-from ..eager.integrate import Outcome
-from ..eager.joint import assemble, chain
-from ..eager.sde.equation import Sde
-from ..eager.sde.setup import equation_of
-from ..eager.stretch import Stretch
+from ..common.chain import assemble, chain
+from ..common.equation import equation_of
+from ..common.failure import failure
+from ..common.sde import Sde
+from ..common.stretch import Outcome, Stretch
 from .model import Models
 from .noise import grid, step_times
 from .session import Session

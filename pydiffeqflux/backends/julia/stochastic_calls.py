@@ -12,7 +12,7 @@ from torch import Tensor
 from ...errors import (
     GradientError,
 )
-from ..eager.sde.equation import Sde
+from ..common.sde import Sde
 from ..once import once
 from .model import Model, addresses
 from .noise import Grid

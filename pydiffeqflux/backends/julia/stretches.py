@@ -12,11 +12,9 @@ from ...dde_problem import DDEProblem
 from ...problem import ODEProblem, TimePoint
 from ...solution import Status
 from ..backend import SolveOptions
-from ..eager.adjoints.function import link_crossing
-from ..eager.events import Crossing
-from ..eager.integrate import Outcome
-from ..eager.rhs import Rhs
-from ..eager.stretch import Stretch
+from ..common.crossing import Crossing, link_crossing
+from ..common.rhs import Rhs
+from ..common.stretch import Outcome, Stretch
 from .calls import Request, Run, solve
 from .events import Watch
 from .function import Job, JuliaSolve, packed

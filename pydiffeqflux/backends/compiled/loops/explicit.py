@@ -41,14 +41,14 @@ def stages_of_step(f: int, ic: Ints, tab: Wide, t: float, h: float, y: Reals, yr
             work[m] = y[yr + m]
         combine(n, i, tab, row, h, k, kr, work, 0)
         node = t + h if tab[i] == 1.0 else t + tab[i] * h
-        kernel(f, real(node), work, p, c, ci, w, k[kr + i * n:])
+        kernel(f, real(node), work, p, c, ci, w, k[kr + i * n :])
     for m in range(n):
         work[m] = 0.0
     combine(n, s, tab, every + every * every, h, k, kr, work, 0)
     for m in range(n):
         y[y1r + m] = y[yr + m] + work[m]
     if ic[at.FSAL]:
-        kernel(f, real(t + h), y[y1r:], p, c, ci, w, k[kr + (s - 1) * n:])
+        kernel(f, real(t + h), y[y1r:], p, c, ci, w, k[kr + (s - 1) * n :])
 
 
 def extra_stages(f: int, ic: Ints, tab: Wide, t: float, h: float, y: Reals, yr: int, y1r: int, k: Reals, kr: int,
@@ -64,7 +64,7 @@ def extra_stages(f: int, ic: Ints, tab: Wide, t: float, h: float, y: Reals, yr: 
             for m in range(n):
                 work[m] = y[yr + m]
             combine(n, i, tab, every + i * every, h, k, kr, work, 0)
-        kernel(f, real(node), work, p, c, ci, w, k[kr + i * n:])
+        kernel(f, real(node), work, p, c, ci, w, k[kr + i * n :])
 
 
 def error_ratio(ic: Ints, tab: Wide, h: float, y: Reals, yr: int, y1r: int, k: Reals, kr: int, rtol: Reals,

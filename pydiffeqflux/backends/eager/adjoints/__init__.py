@@ -11,14 +11,14 @@ from ....callbacks import Event
 from ....errors import UnsupportedError
 from ....methods import Method, Symplectic
 from ....sensealg import DiscreteAdjoint, SenseAlg
-from ..integrate import Counts, Outcome, Settings
-from ..rhs import Rhs
-from ..sde.equation import Sde
+from ...common.capture import captured_tensors
+from ...common.rhs import Rhs
+from ...common.sde import Sde
+from ...common.stretch import Outcome, Runner, Stretch
+from ..integrate import Counts, Settings
 from ..stepper import Stepper
-from ..stretch import Runner, Stretch
 from .adjoint import Adjoint
 from .backsolve import Backsolve
-from .capture import captured_tensors
 from .checkpointed import run_checkpointed
 from .forward import Forward
 from .function import run_stretch

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from ..dense import Piecewise
-from ..integrate import Outcome
+from ...common.dense import Piecewise
+from ...common.stretch import Outcome
 from .job import Job, Seeds
 
 

@@ -19,9 +19,10 @@ from ....errors import GradientError
 from ....problem import SaveTimes, TimePoint
 from ....sensealg import DiscreteAdjoint
 from ....solution import Status
-from ..integrate import Counts, Integration, Outcome
-from .capture import partial
-from .function import link_crossing
+from ...common.capture import partial
+from ...common.crossing import link_crossing
+from ...common.stretch import Outcome
+from ..integrate import Counts, Integration
 from .job import Job
 
 Rebuild = Callable[[list[Tensor]], Any]

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ....errors import UnsupportedError
 from ....state import pack
+from ...common.rhs import Rhs
+from ...common.stretch import Outcome
 from ..catalogue import stepper_for
-from ..integrate import Outcome
-from ..rhs import Rhs
 from .adjoint import Adjoint
 from .job import Seeds
 

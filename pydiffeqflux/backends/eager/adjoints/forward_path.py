@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ....problem import TimePoint
-from ..dense import Piecewise
+from ...common.dense import Piecewise
+from ...common.rhs import Rhs
 from ..integrate import Counts, Integration
-from ..rhs import Rhs
 from .job import Job
 
 Piece = tuple[float, float, Tensor | None, int | None]

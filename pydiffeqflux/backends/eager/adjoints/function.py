@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ....callbacks import Event
-from ....problem import TimePoint
+from ...common.capture import partial
+from ...common.crossing import link_crossing
+from ...common.stretch import Outcome
 from ...once import once
-from ..events import Crossing, differentiable_crossing
-from ..integrate import Outcome
-from ..rhs import Rhs
 from .adjoint import Adjoint
-from .capture import partial
 from .job import Seeds
 
 
@@ -95,15 +91,3 @@ def run_stretch(adjoint: Adjoint, y0: Tensor) -> Outcome:
     elif out.status.ok:
         linked.t1 = s.t1
     return linked
-
-
-def link_crossing(rhs: Rhs, events: Sequence[Event], index: int, when: float, y: Tensor) -> Crossing:
-    """An event that a stretch ended with, its time made differentiable along the solution's tangent."""
-    if not torch.is_grad_enabled():
-        return Crossing(index, TimePoint(when), y)
-    slope = rhs.derivative(when, y)
-
-    def path(time: Tensor) -> Tensor:
-        return y + slope * (time - time.detach()).to(rhs.time_dtype)
-
-    return differentiable_crossing(rhs, events[index], index, when, path)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ....sensealg import QuadratureAdjoint
-from ..dense import Piecewise
+from ...common.dense import Piecewise
 from .adjoint import Adjoint
 from .forward_path import ForwardPath
 from .jacobians import transposed

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..linear import Linearised, jacobian
-from ..stepper import Scalar
+from ...common.jacobian import Linearised, jacobian
+from ...common.rhs import Scalar
 from .forward_path import ForwardPath
 from .job import Job
 

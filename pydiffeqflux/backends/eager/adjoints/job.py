@@ -12,11 +12,11 @@ from ....callbacks import Event
 from ....methods import Method
 from ....problem import SaveTimes, TimePoint
 from ....sensealg import SenseAlg
-from ..dense import Piecewise
-from ..integrate import Counts, Integration, Outcome, Settings
-from ..rhs import Rhs
+from ...common.dense import Piecewise
+from ...common.rhs import Rhs
+from ...common.stretch import Outcome, Stretch
+from ..integrate import Counts, Integration, Settings
 from ..stepper import Stepper
-from ..stretch import Stretch
 from .vjp import Vjp
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 from ....errors import UnsupportedError
 from ....sensealg import BacksolveAdjoint, ForwardSensitivity, SenseAlg
 from ....tracking import tracked
-from ..linear import from_columns, jacobian, to_columns
-from ..rhs import Rhs
+from ...common.jacobian import from_columns, jacobian, to_columns
+from ...common.rhs import Rhs
 from .job import Job
 from .sweep import add
 

@@ -12,14 +12,14 @@ from torch import Tensor
 from ....methods import resolve
 from ....problem import TimePoint
 from ....state import pack
+from ...common.dense import Piecewise
+from ...common.failure import failure
+from ...common.mass import Mass, MassRhs
+from ...common.rhs import Rhs
+from ...common.settle import Policy
+from ...common.tolerances import Norm, Tolerances, rms_norm
 from ..catalogue import stepper_for
-from ..control import Norm, Tolerances, rms_norm
-from ..dense import Piecewise
-from ..failure import failure
 from ..integrate import Counts, Integration
-from ..mass import Mass, MassRhs
-from ..rhs import Rhs
-from ..settle import Policy
 from .job import Job, Seeds
 
 

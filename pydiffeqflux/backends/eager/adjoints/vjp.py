@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..rhs import Rhs, Scalar
+from ...common.rhs import Rhs, Scalar
 
 
 class Vjp:

@@ -14,13 +14,15 @@ from torch import Tensor
 
 from ....errors import UnsupportedError
 from ....tracking import recording
-from ..control import Tolerances, to_float
+from ...common.dense import Interpolant
+from ...common.jacobian import stage_jacobian
+from ...common.reading import to_float
+from ...common.rhs import Rhs, Scalar
+from ...common.tolerances import Tolerances
 from ..convergence import NewtonSettings
-from ..dense import Interpolant
-from ..linear import Factored, factorise, stage_jacobian
+from ..linear import Factored, factorise
 from ..newton import Solved, attach_gradient, solve_stage
-from ..rhs import Rhs
-from ..stepper import Scalar, Step
+from ..stepper import Step
 from . import coefficients as ndf
 
 NEWTON_ITERATIONS = 4

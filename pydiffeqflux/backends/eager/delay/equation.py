@@ -12,9 +12,9 @@ from ....dde_problem import DDEProblem, Lag
 from ....errors import InvalidLagError, ShapeError
 from ....problem import TimePoint
 from ....tracking import reading, recording
-from ..control import to_float
-from ..dense import Piecewise
-from ..rhs import Rhs, Scalar
+from ...common.dense import Piecewise
+from ...common.reading import to_float
+from ...common.rhs import Rhs, Scalar
 from .breaks import Break, Breaks
 
 #: Times that are closer than this, relative to the span's largest time, count as one.

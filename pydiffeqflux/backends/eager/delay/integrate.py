@@ -18,11 +18,13 @@ from torch import Tensor
 
 from ....callbacks import Event
 from ....solution import Status
-from ..control import all_finite
-from ..dense import Interpolant
-from ..events import differentiable_crossing
-from ..integrate import Integration, Outcome
-from ..stepper import Scalar, Step
+from ...common.crossing import differentiable_crossing
+from ...common.dense import Interpolant
+from ...common.reading import all_finite
+from ...common.rhs import Scalar
+from ...common.stretch import Outcome
+from ..integrate import Integration
+from ..stepper import Step
 from .breaks import Break
 from .equation import DelayRhs, _number
 

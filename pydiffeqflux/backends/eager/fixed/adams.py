@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from ....errors import UnsupportedError
-from ..dense import Interpolant, hermite
-from ..rhs import Rhs
+from ...common.dense import Interpolant, hermite
+from ...common.rhs import Rhs, Scalar
 from ..rk.rk4_38 import TABLEAU as START
 from ..rk.tableau import ExplicitRK
-from ..stepper import Scalar, Step
+from ..stepper import Step
 
 #: Below this many known slopes a step is a Runge-Kutta one.
 FEWEST = 3

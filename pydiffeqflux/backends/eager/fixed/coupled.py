@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..linear import Linearised, jacobian
-from ..rhs import Rhs
-from ..stepper import Scalar
+from ...common.jacobian import Linearised, jacobian
+from ...common.rhs import Rhs, Scalar
 
 Matrix = Sequence[Sequence[float]] | np.ndarray[Any, np.dtype[np.float64]]
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..control import rms_norm, row_norm, to_float
+from ...common.jacobian import jacobian, to_columns
+from ...common.reading import to_float
+from ...common.rhs import Rhs, Scalar
+from ...common.tolerances import rms_norm, row_norm
 from ..convergence import NewtonSettings
-from ..linear import Factored, factorise, jacobian, to_columns
+from ..linear import Factored, factorise
 from ..newton import solve_stage
-from ..rhs import Rhs
-from ..stepper import Scalar
 
 #: The shortest part of a Newton step that is tried.
 SHORTEST = 1 / 64

@@ -20,9 +20,9 @@ from torch import Tensor
 from ....dynamical import halves
 from ....errors import NotSeparableError, PhaseSpaceError
 from ....tracking import transforming
-from ..dense import HERMITE, Interpolant
-from ..rhs import Rhs
-from ..stepper import Scalar, Step
+from ...common.dense import HERMITE, Interpolant
+from ...common.rhs import Rhs, Scalar
+from ..stepper import Step
 
 KICK, DRIFT = 0, 1
 

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from ....tracking import recording
-from ..control import Tolerances
+from ...common.dense import hermite
+from ...common.jacobian import jacobian
+from ...common.rhs import Rhs, Scalar
+from ...common.tolerances import Tolerances
 from ..convergence import NewtonSettings
-from ..dense import hermite
-from ..linear import Factored, factorise, jacobian, per_row
+from ..linear import Factored, factorise, per_row
 from ..newton import attach_gradient
-from ..rhs import Rhs
-from ..stepper import Constant, Scalar, Step, combination, increment
+from ..stepper import Constant, Step, combination, increment
 from .coupled import couple, kronecker, mix
 from .robust import Attempt, solve_robustly
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ....controllers import PIDController
 from ....errors import ShapeError
-from ..control import Tolerances
-from ..rhs import Rhs
+from ...common.rhs import Rhs
+from ...common.tolerances import Tolerances
 from ..stepper import Stepper
 from .layout import Layout
 

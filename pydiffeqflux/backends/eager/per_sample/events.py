@@ -11,8 +11,8 @@ from torch import Tensor
 from ....callbacks import Event
 from ....errors import NonFiniteError, ShapeError
 from ....tracking import recording
-from ..dense import Interpolant
-from ..rhs import Rhs
+from ...common.dense import Interpolant
+from ...common.rhs import Rhs
 from .layout import Layout
 from .roots import find_roots
 

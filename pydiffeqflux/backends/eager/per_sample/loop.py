@@ -23,9 +23,9 @@ from ....problem import TimePoint
 from ....solution import Status
 from ....tracking import recording, tracked
 from ...backend import SolveOptions
-from ..affect import affected
-from ..control import Tolerances
-from ..rhs import Rhs
+from ...common.affect import affected
+from ...common.rhs import Rhs
+from ...common.tolerances import Tolerances
 from ..stepper import Step, Stepper
 from .control import RowControl, initial_steps, row_ratio
 from .events import RowCrossing, RowWatch, Segment

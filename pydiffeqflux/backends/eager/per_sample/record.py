@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ....state import State, StateSpec
-from ..dense import Interpolant, powers
+from ...common.dense import Interpolant, powers
 from .events import RowCrossing
 from .layout import Layout
 

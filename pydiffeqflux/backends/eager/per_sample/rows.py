@@ -10,7 +10,7 @@ from torch import Tensor
 from ....problem import TimePoint
 from ....solution import Status
 from ....tracking import reading, recording
-from ..rhs import Rhs
+from ...common.rhs import Rhs
 from ..stepper import Stepper
 from .layout import Layout
 

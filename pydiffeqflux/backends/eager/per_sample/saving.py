@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ....problem import SaveTimes, TimePoint
 from ....tracking import recording
-from ..dense import Interpolant
+from ...common.dense import Interpolant
 from .layout import Layout
 from .record import Scattered, evaluate_rows
 from .rows import Rows

@@ -16,9 +16,9 @@ from ....sensealg import DiscreteAdjoint, SenseAlg
 from ....solution import EventRecord, Solution, Stats, Status
 from ....state import State
 from ...backend import SolveOptions
-from ..control import Tolerances, row_norm
-from ..progress import progress_bar
-from ..rhs import Rhs
+from ...common.progress import progress_bar
+from ...common.rhs import Rhs
+from ...common.tolerances import Tolerances, row_norm
 from ..stepper import Stepper
 from .layout import layout_of
 from .loop import RowLoop

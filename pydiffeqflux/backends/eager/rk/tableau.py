@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..dense import HERMITE, Coefficients, Interpolant
-from ..rhs import Rhs
-from ..stepper import Scalar, Step, Terms, advance, arrive, combine, nonzero
+from ...common.dense import HERMITE, Coefficients, Interpolant
+from ...common.rhs import Rhs, Scalar
+from ..stepper import Step, Terms, advance, arrive, combine, nonzero
 
 Row = tuple[float, ...]
 

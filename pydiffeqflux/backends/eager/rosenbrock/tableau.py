@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..dense import Coefficients, Interpolant
-from ..linear import Linearised, Memo, factorise
-from ..rhs import Rhs
-from ..stepper import Scalar, Step, Terms, advance, combine, nonzero
+from ...common.dense import Coefficients, Interpolant
+from ...common.jacobian import Linearised, Memo
+from ...common.rhs import Rhs, Scalar
+from ..linear import factorise
+from ..stepper import Step, Terms, advance, combine, nonzero
 
 Row = tuple[float, ...]
 

@@ -21,14 +21,15 @@ from ....problem import TimePoint
 from ....sde_methods import SDEMethod
 from ....sensealg import BacksolveAdjoint
 from ....state import StateSpec, pack
+from ...common.failure import failure
+from ...common.rhs import Scalar
+from ...common.sde import Sde
+from ...common.stretch import Outcome
+from ...common.tolerances import Tolerances
 from ..adjoints.adjoint import Adjoint
 from ..adjoints.job import Job, Seeds
 from ..adjoints.sweep import largest_of, scalar, stretches
-from ..control import Tolerances
-from ..failure import failure
-from ..integrate import Counts, Integration, Outcome
-from ..rhs import Scalar
-from .equation import Sde
+from ..integrate import Counts, Integration
 from .euler_heun import EulerHeunScheme
 from .heun import HeunScheme
 from .midpoint import MidpointScheme

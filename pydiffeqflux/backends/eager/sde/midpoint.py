@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .equation import Sde
+from ...common.sde import Sde
 from .scheme import Move, Scheme
 
 

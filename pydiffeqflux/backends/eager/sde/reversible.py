@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ....errors import UnsupportedError
+from ...common.sde import Sde
+from ...common.stretch import Outcome
 from ..adjoints.adjoint import Adjoint
 from ..adjoints.job import Job, Seeds
-from ..integrate import Integration, Outcome
-from .equation import Sde
+from ..integrate import Integration
 from .reversible_heun import Companion, ReversibleHeunScheme, back, forth
 from .scheme import Halved
 

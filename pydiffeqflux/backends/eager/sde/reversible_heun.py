@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..rhs import Rhs
-from ..stepper import Scalar
-from .equation import Sde
+from ...common.rhs import Rhs, Scalar
+from ...common.sde import Sde
 from .scheme import Move, Scheme
 
 

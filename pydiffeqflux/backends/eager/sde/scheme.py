@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..dense import Interpolant
-from ..rhs import Rhs
-from ..stepper import Scalar, Step
-from .equation import Sde
+from ...common.dense import Interpolant
+from ...common.rhs import Rhs, Scalar
+from ...common.sde import Sde
+from ..stepper import Step
 
 _LINE = np.array([[1.0]])
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ...common.sde import Sde
 from ..stepper import advance, nonzero
-from .equation import Sde
 from .scheme import Move, Scheme
 
 Row = Sequence[float]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...common.sde import Sde
 from ..stepper import advance, combine, nonzero
-from .equation import Sde
 from .scheme import Move, Scheme
 
 Row = Sequence[float]

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from ....tracking import recording
-from ..control import Tolerances
+from ...common.dense import HERMITE, Coefficients, Interpolant
+from ...common.jacobian import Memo
+from ...common.rhs import Rhs, Scalar
+from ...common.tolerances import Tolerances
 from ..convergence import NewtonSettings
-from ..dense import HERMITE, Coefficients, Interpolant
-from ..linear import Factored, Flags, Memo, as_converged, factorise, per_row
+from ..linear import Factored, Flags, as_converged, factorise, per_row
 from ..newton import Solved, attach_gradient, solve_stage
-from ..rhs import Rhs
-from ..stepper import Constant, Scalar, Step, Terms, advance, combine, nonzero
+from ..stepper import Constant, Step, Terms, advance, combine, nonzero
 
 Row = tuple[float, ...]
 

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ...tracking import newest_node
+
 
 def captured_tensors(func: Callable[..., Any], evaluate: Callable[[], Tensor], own: Iterable[Tensor]) -> list[Tensor]:
     """The tensors requiring gradients that ``evaluate()`` depends on besides ``own``.
@@ -30,7 +32,7 @@ def captured_tensors(func: Callable[..., Any], evaluate: Callable[[], Tensor], o
     mine = {id(x) for x in own}
     found: dict[int, Tensor] = {}
     with torch.enable_grad():
-        before = _newest_node()
+        before = newest_node()
         with _Arguments() as seen:
             result = evaluate()
     for tensor in _inputs_of(result, seen.tensors, before):
@@ -87,12 +89,6 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
             yield from _tensors_in(item)
     elif isinstance(value, dict):
         yield from _tensors_in(list(value.values()))
-
-
-def _newest_node() -> int:
-    """The sequence number of the newest autograd node of this thread."""
-    node: Any = (torch.zeros((), requires_grad=True) + 0.0).grad_fn
-    return int(node._sequence_nr())
 
 
 def _inputs_of(result: Tensor, candidates: dict[int, Tensor], before: int) -> list[Tensor]:

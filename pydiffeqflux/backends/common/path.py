@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....errors import InvalidArgumentError, ShapeError
-from ....tracking import reading
+from ...errors import InvalidArgumentError, ShapeError
+from ...tracking import reading
 from .tree import DEPTH
 
 #: A path of a seed is resolved to this part of the time span.

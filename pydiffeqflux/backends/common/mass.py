@@ -21,8 +21,8 @@ from ...problem import ODEProblem
 from ...state import StateSpec
 from ...tracking import tracked
 from ..backend import SolveOptions
-from .control import to_float
-from .linear import from_columns, jacobian, to_columns
+from .jacobian import from_columns, jacobian, to_columns
+from .reading import to_float
 from .rhs import Rhs, Scalar
 from .settle import Policy, policy_of, settled
 

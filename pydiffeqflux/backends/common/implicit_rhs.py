@@ -18,9 +18,9 @@ from torch import Tensor
 from ...dae_problem import DAEProblem
 from ...errors import HighIndexError, InitialisationError, ShapeError
 from ..backend import SolveOptions
-from .control import to_float
-from .linear import Linearised, differentiate, from_columns, to_columns
+from .jacobian import Linearised, differentiate, from_columns, to_columns
 from .mass import is_singular
+from .reading import to_float
 from .rhs import Rhs, Scalar
 from .settle import Policy, policy_of, settled
 

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....errors import InvalidTimesError
-from ....tracking import untransformed
+from ...errors import InvalidTimesError
+from ...tracking import untransformed
 
 #: The depth of the tree: times are resolved to this power of one half, times the span.
 DEPTH = 26

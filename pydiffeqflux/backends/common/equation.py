@@ -1,20 +1,19 @@
-"""From a problem and the options of a solve to the equation that the loop steps along."""
+"""From a problem and the options of a solve to the equation that is stepped along."""
 
 from __future__ import annotations
 
-from ....dae_problem import DAEProblem
-from ....errors import InvalidArgumentError, ShapeError
-from ....methods import Method
-from ....problem import ODEProblem
-from ....sde_methods import SDEMethod
-from ....sde_problem import SDEProblem
-from ...backend import Problem, SolveOptions
-from ..implicit_rhs import implicit_rhs
-from ..mass import mass_rhs
-from ..rhs import Rhs
-from ..stepper import Stepper
+from ...dae_problem import DAEProblem
+from ...errors import InvalidArgumentError, ShapeError
+from ...methods import Method
+from ...problem import ODEProblem
+from ...sde_methods import SDEMethod
+from ...sde_problem import SDEProblem
+from ..backend import Problem, SolveOptions
 from . import path as paths
-from .equation import Sde
+from .implicit_rhs import implicit_rhs
+from .mass import mass_rhs
+from .rhs import Rhs
+from .sde import Sde
 from .tree import Tree
 
 
@@ -54,14 +53,3 @@ def _path(sde: Sde, problem: SDEProblem, method: SDEMethod, options: SolveOption
     seed = paths.new_seed() if problem.seed is None else int(problem.seed)
     motion = Tree(seed, t0, t1, shape, like.dtype, like.device)
     return paths.Path(motion, marks, paths.RESOLUTION * (t1 - t0), seed)
-
-
-def first_step(problem: Problem, stepper: Stepper, options: SolveOptions) -> float | None:
-    """The step that the loop is to begin with; None leaves it to the loop.
-
-    The loop's own guess knows the drift only. With noise a hundredth of the span is tried: where that is too much,
-    the error estimate says so, and the path is none the worse for it.
-    """
-    if options.dt is None and isinstance(problem, SDEProblem) and stepper.adaptive:
-        return (problem.t1.value - problem.t0.value) / 100
-    return options.dt

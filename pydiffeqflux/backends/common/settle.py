@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ...errors import InconsistentStateError, InitialisationError
 from ..backend import SolveOptions
-from .control import Tolerances, rms_norm, row_norm, to_float
-from .linear import from_columns, to_columns
-from .newton import corrected, refuse_forward_twice
+from .implicit_function import corrected, refuse_forward_twice
+from .jacobian import from_columns, to_columns
+from .reading import to_float
+from .tolerances import Tolerances, rms_norm, row_norm
 
 #: Newton's method stops at this part of the tolerances; it converges quadratically, so much less than that is left.
 ENOUGH = 1e-2

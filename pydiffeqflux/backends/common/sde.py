@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....errors import DtypeError, ShapeError, UnsupportedError
-from ....tracking import transforming
-from ..rhs import Rhs, Scalar
+from ...errors import DtypeError, ShapeError, UnsupportedError
+from ...tracking import transforming
 from .path import Path
+from .rhs import Rhs, Scalar
 
 
 class Sde(Rhs):

@@ -1,0 +1,1 @@
+"""What all engines share: the equation of a problem, stretches between jumps, and how they become a solution."""
