@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import types
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -16,14 +17,21 @@ from pydiffeqflux.backends.compiled import toolchain
 from pydiffeqflux.backends.compiled.emit import LanguagePrinter, emit
 from pydiffeqflux.errors import UntraceableError
 from pydiffeqflux.graph import Kernels, kernels
-from pydiffeqflux.graph.cache import TraceCache
+from pydiffeqflux.graph.cache import TraceCache, Traced, agree
 from pydiffeqflux.graph.expr import WORDS, call, number
 from pydiffeqflux.graph.printer import arguments
 
 T = torch.tensor(0.37, dtype=torch.float64)
 
 
-def run(traced: Kernels, name: str, t: Tensor, y: Tensor, v: Tensor | None = None) -> dict[str, np.ndarray]:
+def run(
+    traced: Kernels,
+    name: str,
+    t: Tensor,
+    y: Tensor,
+    v: Tensor | None = None,
+    externals: Sequence[Tensor] | None = None,
+) -> dict[str, np.ndarray]:
     """One program's results, by the name of the buffer that they are written to."""
     program = traced.program(name)
     single = y.dtype == torch.float32
@@ -31,7 +39,8 @@ def run(traced: Kernels, name: str, t: Tensor, y: Tensor, v: Tensor | None = Non
     code = toolchain.kernels([text], single)
     time, dtype = (ctypes.c_float, np.float32) if single else (ctypes.c_double, np.float64)
     given = {"t": float(t), "y": y.reshape(-1).numpy(), "w": np.full(work, np.nan, dtype)}
-    given |= {b: traced.pack(traced.graphs.externals, b).numpy() for b in "pci"}
+    tensors = traced.graphs.externals if externals is None else externals
+    given |= {b: traced.pack(tensors, b).numpy() for b in "pci"}
     if v is not None:
         given["v"] = v.reshape(-1).numpy()
     results = {n: np.full(b.size, np.nan, dtype) for n, b in program.outputs.items()}
@@ -244,14 +253,18 @@ class Decay(nn.Module):
         return -self.scale * self.rate * y
 
 
+def value_of(traced: Traced, y: Tensor) -> Tensor:
+    return torch.from_numpy(run(traced.kernels, "f", T, y, externals=traced.externals)["out"])
+
+
 def test_a_trace_is_kept_while_parameters_train() -> None:
     cache, func, y = TraceCache(), Decay(), torch.ones(2, dtype=torch.float64)
-    first = cache.get(func, func, T, y)
+    first, _ = cache.get(func, func, T, y)
     with torch.no_grad():
         func.rate += 1.0
-    second = cache.get(func, func, T, y)
+    second, _ = cache.get(func, func, T, y)
     assert second.kernels is first.kernels
-    assert second.agrees(torch.from_numpy(run(second.kernels, "f", T, y)["out"]))
+    assert agree(value_of(second, y), func(T, y).detach())
 
 
 def test_nothing_is_evaluated_while_nothing_has_changed() -> None:
@@ -262,14 +275,14 @@ def test_nothing_is_evaluated_while_nothing_has_changed() -> None:
         calls.append(1)
         return func(t, y)
 
-    first = cache.get(func, counted, T, y)
-    assert first.start is not None
+    first, start = cache.get(func, counted, T, y)
+    assert start is not None
     calls.clear()
     with torch.no_grad():
         func.rate += 1.0
-    again = cache.get(func, counted, T, y)
+    again, start = cache.get(func, counted, T, y)
     assert not calls
-    assert again.start is None
+    assert start is None
     assert again.kernels is first.kernels
 
 
@@ -277,12 +290,48 @@ def test_a_changed_number_is_noticed() -> None:
     cache, func, y = TraceCache(), Decay(), torch.ones(2, dtype=torch.float64)
     cache.get(func, func, T, y)
     func.scale = 2.0
-    stale = cache.get(func, func, T, y)
-    assert stale.start is not None
-    assert not stale.agrees(torch.from_numpy(run(stale.kernels, "f", T, y)["out"]))
+    stale, start = cache.get(func, func, T, y)
+    assert start is not None
+    assert not agree(value_of(stale, y), start)
     cache.forget(func)
-    fresh = cache.get(func, func, T, y)
-    assert fresh.agrees(torch.from_numpy(run(fresh.kernels, "f", T, y)["out"]))
+    fresh, start = cache.get(func, func, T, y)
+    assert start is not None
+    assert agree(value_of(fresh, y), start)
+
+
+def made_anew(rate: Tensor, forcing: Tensor, power: int = 1) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda t, y: -rate * y**power + forcing
+
+
+def test_a_function_made_anew_has_the_trace_of_the_one_before() -> None:
+    cache, y, rate = TraceCache(), torch.ones(2, dtype=torch.float64), Decay().rate
+    func = made_anew(rate, torch.zeros(2, dtype=torch.float64))
+    first, _ = cache.get(func, func, T, y)
+    for k in range(40):  # more than are remembered
+        func = made_anew(rate, torch.full((2,), float(k), dtype=torch.float64))
+        again, start = cache.get(func, func, T, y)
+        assert again.kernels is first.kernels
+        assert again.params[0] is rate
+        assert start is not None
+        assert agree(value_of(again, y), start)
+        assert len(cache._known) == 1  # the others are gone, and their tensors with them
+    other = made_anew(rate, torch.zeros(2, dtype=torch.float64), 2)
+    different, _ = cache.get(other, other, T, y)
+    assert different.kernels is not first.kernels
+    larger = made_anew(rate, torch.zeros(1, dtype=torch.float64))
+    assert cache.get(larger, larger, T, y)[0].kernels is not first.kernels
+    weights = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))  # gradients go to another tensor
+    func = made_anew(weights, torch.zeros(2, dtype=torch.float64))
+    theirs, _ = cache.get(func, func, T, y)
+    assert theirs.kernels is first.kernels
+    assert theirs.params[0] is weights
+
+
+def test_one_function_in_two_roles() -> None:
+    cache, func, y = TraceCache(), Decay(), torch.ones(2, dtype=torch.float64)
+    first, _ = cache.get(func, func, T, y, "drift")
+    second, _ = cache.get(func, lambda t, y: 2 * func(t, y), T, y, "twice the drift")
+    assert torch.equal(value_of(second, y), 2 * value_of(first, y))
 
 
 @pytest.mark.parametrize("kind", ["attribute", "object", "slot", "list", "method", "module's global", "closure"])
@@ -309,7 +358,8 @@ def test_whatever_a_function_reaches_for_is_noticed_when_it_changes(kind: str) -
     free = torch.ones(())
     scaled = source.scaled
     func, cache, y = Func(), TraceCache(), torch.ones(2, dtype=torch.float64)
-    before = cache.get(func, func, T, y)
+    _, before = cache.get(func, func, T, y)
+    assert before is not None
     if kind == "attribute":
         func.k = torch.ones(())  # equal, but another tensor
     elif kind == "object":
@@ -324,17 +374,17 @@ def test_whatever_a_function_reaches_for_is_noticed_when_it_changes(kind: str) -
         source.scale = 2.0
     else:
         free = torch.ones(())
-    after = cache.get(func, func, T, y)
-    assert after.start is not None
+    _, after = cache.get(func, func, T, y)
+    assert after is not None
     if kind not in ("attribute", "closure"):
-        assert torch.equal(after.start, 2 * before.start)
+        assert torch.equal(after, 2 * before)
 
 
 def test_a_replaced_parameter_is_noticed() -> None:
     cache, func, y = TraceCache(), Decay(), torch.ones(2, dtype=torch.float64)
     cache.get(func, func, T, y)
     func.rate = nn.Parameter(func.rate.detach().clone())  # the same value: only the tensor is another
-    assert cache.get(func, func, T, y).kernels.graphs.externals[0] is func.rate
+    assert cache.get(func, func, T, y)[0].params[0] is func.rate
 
 
 def test_another_shape_or_mode_is_another_trace() -> None:
@@ -342,6 +392,6 @@ def test_another_shape_or_mode_is_another_trace() -> None:
     func = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).double().eval()
     rhs = lambda t, y: func(y)  # noqa: E731
     rhs.model = func
-    one = cache.get(rhs, rhs, T, torch.ones(3, 2, dtype=torch.float64)).kernels
-    assert cache.get(rhs, rhs, T, torch.ones(4, 2, dtype=torch.float64)).kernels is not one
-    assert cache.get(rhs, rhs, T, torch.ones(3, 2, dtype=torch.float64)).kernels is one
+    one = cache.get(rhs, rhs, T, torch.ones(3, 2, dtype=torch.float64))[0].kernels
+    assert cache.get(rhs, rhs, T, torch.ones(4, 2, dtype=torch.float64))[0].kernels is not one
+    assert cache.get(rhs, rhs, T, torch.ones(3, 2, dtype=torch.float64))[0].kernels is one

@@ -3,14 +3,19 @@
 A trace holds what Python decided while it was made: numbers, branches, which tensors were reached for. While nothing
 that the function can reach has changed (see ``reach``), it is good. Otherwise the function is run once more, eagerly,
 and has to reach for the same tensors; whoever uses the trace compares its value at that point, too
-(:meth:`Traced.agrees`). What fails is traced anew.
+(:func:`agree`). What fails is traced anew.
+
+A function that is made anew for every solve (with this iteration's tensors in its closure) has the trace of the one
+before it: what decides about that is everything that it reaches, its tensors' places and shapes, not their values.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -25,83 +30,141 @@ from .trace import Evaluate
 CAPACITY = 32
 
 
-@dataclass
+@dataclass(eq=False)
 class Traced:
-    """A right-hand side's programs, and its value at the start of the solve at hand.
+    """A right-hand side's programs, and the tensors that it reaches for.
 
-    ``start`` is None where nothing that the function reaches has changed since its value was last compared.
+    Attributes:
+        externals: as ``kernels.graphs`` has them, of this function.
+        made: what an engine has made of it.
     """
 
     kernels: Kernels
-    start: Tensor | None
+    externals: Sequence[Tensor]
+    made: Any = None
 
-    def agrees(self, value: Tensor) -> bool:
-        """Whether ``value``, the translated function's at the same point, is the function's to rounding."""
-        if self.start is None:
-            return True
-        tol = 2e-4 if self.start.dtype == torch.float32 else 1e-9
-        scale = float(self.start.abs().max()) if self.start.numel() else 0.0
-        return bool(torch.allclose(value, self.start, rtol=tol, atol=tol * max(scale, 1e-30), equal_nan=True))
+    @property
+    def params(self) -> Sequence[Tensor]:
+        """The tensors that gradients go to."""
+        return self.externals[: self.kernels.graphs.params]
+
+
+def agree(value: Tensor, start: Tensor) -> bool:
+    """Whether the translated function's value is the function's to rounding."""
+    tol = 2e-4 if start.dtype == torch.float32 else 1e-9
+    scale = float(start.abs().max()) if start.numel() else 0.0
+    return bool(torch.allclose(value, start, rtol=tol, atol=tol * max(scale, 1e-30), equal_nan=True))
 
 
 class TraceCache:
-    """The last few right-hand sides by function, shape and dtype."""
+    """The last few right-hand sides by function, shape and dtype, and by what functions mean."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[Any, _Known] = OrderedDict()
+        self._meanings: OrderedDict[Any, _Meaning] = OrderedDict()
 
-    def get(self, func: Callable[..., Any], evaluate: Evaluate, t: Tensor, y: Tensor) -> Traced:
-        """The programs of ``func``; ``evaluate`` is ``func`` for a packed state.
+    def get(
+        self, func: Callable[..., Any], evaluate: Evaluate, t: Tensor, y: Tensor, role: str = ""
+    ) -> tuple[Traced, Tensor | None]:
+        """The programs of ``func``, and its value at ``(t, y)`` for :func:`agree`; ``evaluate`` is ``func`` packed.
+
+        There is no value where nothing that the function reaches has changed since the last one.
+
+        Args:
+            role: what ``evaluate`` makes of ``func``, where there are several things.
 
         Raises:
             UntraceableError: see :func:`pydiffeqflux.graph.trace.trace`.
         """
-        key = (_Same(func), tuple(y.shape), y.dtype)
+        key = (_Same(func), tuple(y.shape), y.dtype, role)
         found = self._known.get(key)
         if found is not None and found.reach is not None and found.reach.unchanged():
             self._known.move_to_end(key)
-            return Traced(found.kernels, None)
+            return found.traced, None
         with torch.no_grad(), _Reached() as seen:
             start = evaluate(t.detach(), y.detach())
-        if found is None or not _reaches(found.kernels, seen.tensors):
-            found = _Known(kernels(evaluate, t, y), func)
-        # Run and traced, it is what it is now: what it changes by running (a counter) has been changed.
-        found.look(seen.tensors)
+        walk = reach(func)
+        if found is None or not _reaches(found.traced, seen.tensors):
+            found = self._find(walk, key[1:], evaluate, t, y, seen.tensors)
+            # Run and traced, it is what it is now: what it changes by running (a counter) has been changed.
+            walk = reach(func)
+        found.look(walk, seen.tensors)
+        if isinstance(func, FunctionType) and key not in self._known:  # it may have been made for this solve alone
+            weakref.finalize(func, self._known.pop, key, None).atexit = False
         self._known[key] = found
-        while len(self._known) > CAPACITY:
-            self._known.popitem(last=False)
         self._known.move_to_end(key)
-        return Traced(found.kernels, start)
+        _limit(self._known)
+        return found.traced, start
+
+    def _find(self, walk: Reach, state: Any, evaluate: Evaluate, t: Tensor, y: Tensor, seen: set[int]) -> _Known:
+        """By what the function means; traced where nothing known means that."""
+        meaning = tuple(walk.facts), state, torch.get_default_dtype()
+        known = self._meanings.get(meaning)
+        if known is not None:
+            traced = known.of(walk)
+            if _reaches(traced, seen):
+                self._meanings.move_to_end(meaning)
+                return _Known(traced, meaning)
+        made = kernels(evaluate, t, y)
+        places = {id(x): k for k, x in enumerate(walk.tensors)}
+        found = [places.get(id(x), x) for x in made.graphs.externals]
+        if not _lost(found, seen):
+            self._meanings[meaning] = _Meaning(made, found, walk.held)
+            _limit(self._meanings)
+        return _Known(Traced(made, made.graphs.externals), meaning)
 
     def forget(self, func: Callable[..., Any]) -> None:
         """Trace ``func`` anew next time."""
         same = _Same(func)
         for key in [k for k in self._known if k[0] == same]:
-            del self._known[key]
+            self._meanings.pop(self._known.pop(key).meaning, None)
 
 
 @dataclass
 class _Known:
     """A right-hand side's programs, and what it reached when its value was last compared."""
 
-    kernels: Kernels
-    func: Callable[..., Any]
+    traced: Traced
+    meaning: Any
     reach: Reach | None = None
 
-    def look(self, used: set[int]) -> None:
-        """Walk the function anew. Where the walk does not find all tensors that it uses, it proves nothing."""
-        found = reach(self.func)
-        known = {id(x) for x in found.tensors}
-        lost = [x for x in self.kernels.graphs.externals if id(x) not in known]
-        # What the function makes for itself is another object at each evaluation.
-        self.reach = None if any(x.requires_grad or id(x) in used for x in lost) else found
+    def look(self, walk: Reach, used: set[int]) -> None:
+        """Trust a walk of the function from now on, unless it misses a tensor that is used: then it proves nothing."""
+        known = {id(x) for x in walk.tensors}
+        self.reach = None if _lost([x for x in self.traced.externals if id(x) not in known], used) else walk
+
+
+@dataclass
+class _Meaning:
+    """The programs of all functions that reach the same things, with tensors of the same shapes in the same places."""
+
+    kernels: Kernels
+    #: Of each external its place in the walk; or the tensor itself, which the function makes for itself.
+    places: list[int | Tensor]
+    #: What the walk compared by identity.
+    held: list[Any]
+
+    def of(self, walk: Reach) -> Traced:
+        """With the tensors of another walk."""
+        return Traced(self.kernels, [walk.tensors[k] if isinstance(k, int) else k for k in self.places])
+
+
+def _lost(places: Sequence[int | Tensor], used: set[int]) -> bool:
+    """Whether a tensor without a place comes from outside; one that the function makes for itself does not."""
+    return any(x.requires_grad or id(x) in used for x in places if isinstance(x, Tensor))
+
+
+def _limit(known: OrderedDict[Any, Any]) -> None:
+    while len(known) > CAPACITY:
+        known.popitem(last=False)
 
 
 class _Same:
     """A function as a key: equal functions (a wrapper around the same module, say) in the same mode are the same."""
 
     def __init__(self, func: Callable[..., Any]):
-        self.func = func
+        # A function is only itself, and not to be kept alive.
+        self.func: Any = weakref.ref(func) if isinstance(func, FunctionType) else func
         self.mode = tuple(m.training for m in _modules(func))
         try:
             self._hash = hash(func)
@@ -149,6 +212,6 @@ class _Reached(TorchFunctionMode):
                 self._note(value)
 
 
-def _reaches(known: Kernels, seen: set[int]) -> bool:
+def _reaches(known: Traced, seen: set[int]) -> bool:
     """Whether the tensors that gradients go to are still the ones that the function uses."""
-    return all(id(x) in seen for x in known.graphs.externals[: known.graphs.params])
+    return all(id(x) in seen for x in known.params)

@@ -28,7 +28,7 @@ class Watch:
         self._models = found  # alive as long as this is
         self.handle: int = session.call("bridge_events", *(m.handle for m in found))
         for number, (model, event) in enumerate(zip(found, events, strict=True), start=1):
-            p, constants = model.kernels.pack(model.kernels.graphs.externals, "p"), model.constants()
+            p, constants = model.values(), model.constants()
             halts = event.terminal or event.affect is not None
             c, i = addresses(constants)
             session.call("bridge_event", self.handle, number, p.data_ptr(), c, i, event.direction, halts)

@@ -7,7 +7,7 @@ import math
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...errors import UntraceableError
 from ...graph import Kernels
-from ...graph.cache import TraceCache
+from ...graph.cache import TraceCache, Traced, agree
 from ...graph.trace import Evaluate
 from .direct import Evaluation
 from .emit import source
@@ -30,27 +30,16 @@ PATIENCE = 1.0
 Constants = tuple[Tensor, Tensor] | None
 
 
-class Model:
-    """The functions of one right-hand side, compiled in Julia when first wanted."""
-
-    #: The main thread may call Julia itself.
-    here = True
+class Compiled:
+    """The functions of right-hand sides of one meaning, compiled in Julia when first wanted."""
 
     def __init__(self, session: Session, kernels: Kernels):
         self.session, self.kernels = session, kernels
         n, m, sizes = kernels.y.numel(), math.prod(kernels.graphs.shape), kernels.sizes
-        self.dtype, self.np = kernels.y.dtype, sizes["p"]
-        name = str(self.dtype).removeprefix("torch.")
+        name = str(kernels.y.dtype).removeprefix("torch.")
         self.handle: int = session.call("bridge_kernels", name, n, m, sizes["p"], sizes["c"], sizes["i"])
         self._has: set[str] = set()
-        #: The last request, and what it was made of.
-        self.last: tuple[Any, Any] | None = None
         weakref.finalize(self, session.drop, self.handle)
-
-    @property
-    def params(self) -> list[Tensor]:
-        """The tensors that gradients go to."""
-        return self.kernels.graphs.externals[: self.kernels.graphs.params]
 
     def need(self, *names: str) -> None:
         """Have these programs compiled.
@@ -68,12 +57,36 @@ class Model:
         if took > PATIENCE:
             log.info("Julia compiled %s of a new right-hand side in %.1f s", ", ".join(names), took)
 
+
+class Model:
+    """One right-hand side: compiled functions, and the tensors that this one reaches for."""
+
+    #: The main thread may call Julia itself.
+    here = True
+
+    def __init__(self, compiled: Compiled, externals: Sequence[Tensor]):
+        self._compiled, self._externals = compiled, externals
+        self.kernels, self.session, self.handle = compiled.kernels, compiled.session, compiled.handle
+        self.dtype, self.np = self.kernels.y.dtype, self.kernels.sizes["p"]
+        self.need = compiled.need
+        #: The last request, and what it was made of.
+        self.last: tuple[Any, Any] | None = None
+
+    @property
+    def params(self) -> Sequence[Tensor]:
+        """The tensors that gradients go to."""
+        return self._externals[: self.kernels.graphs.params]
+
+    def values(self) -> Tensor:
+        """Those, as they are now, one after the other."""
+        return self.kernels.pack(self._externals, "p")
+
     def constants(self) -> Constants:
         """The values, as they are now, of the tensors that are not differentiated."""
         sizes = self.kernels.sizes
         if not (sizes["c"] or sizes["i"]):
             return None
-        c, i = (self.kernels.pack(self.kernels.graphs.externals, name) for name in "ci")
+        c, i = (self.kernels.pack(self._externals, name) for name in "ci")
         return c, i
 
     def evaluate(self, t: float, y: Tensor, p: Tensor, constants: Constants) -> Tensor:
@@ -98,7 +111,7 @@ class Models:
     def __init__(self, session: Session):
         self._session = session
         self._traces = TraceCache()
-        self._known: OrderedDict[int, tuple[Kernels, Model]] = OrderedDict()
+        self._known: OrderedDict[int, Compiled] = OrderedDict()
 
     def get(self, func: Callable[..., Any], evaluate: Evaluate, t0: Tensor, y0: Tensor, what: str) -> Model:
         """The model of a function, checked against the function itself at ``(t0, y0)``.
@@ -112,26 +125,29 @@ class Models:
             UntraceableError: it cannot be traced, or translated; or is not the same function from call to call.
         """
         for _ in range(2):
-            traced = self._traces.get(func, evaluate, t0, y0)
-            model = self._model(traced.kernels)
+            traced, start = self._traces.get(func, evaluate, t0, y0, what)
+            model = self._model(traced)
             model.need("f")
-            if traced.start is None:  # nothing that the function can reach has changed
+            if start is None:  # nothing that the function can reach has changed
                 return model
-            p = traced.kernels.pack(traced.kernels.graphs.externals, "p")
-            value = model.evaluate(float(t0), y0.reshape(-1), p, model.constants())
-            if traced.agrees(value.reshape(traced.start.shape)):
+            value = model.evaluate(float(t0), y0.reshape(-1), model.values(), model.constants())
+            if agree(value.reshape(start.shape), start):
                 return model
             self._traces.forget(func)
-        assert traced.start is not None
+        assert start is not None
         raise UntraceableError(
             f"{what} does not give the same value twice, or its translation is wrong: at t={float(t0)} torch has"
-            f" {traced.start.reshape(-1)[:4].tolist()}, Julia {value[:4].tolist()}. Solve it with backend='torch'."
+            f" {start.reshape(-1)[:4].tolist()}, Julia {value[:4].tolist()}. Solve it with backend='torch'."
         )
 
-    def _model(self, kernels: Kernels) -> Model:
+    def _model(self, traced: Traced) -> Model:
+        kernels = traced.kernels
         if id(kernels) not in self._known:
-            self._known[id(kernels)] = kernels, Model(self._session, kernels)
+            self._known[id(kernels)] = Compiled(self._session, kernels)
             while len(self._known) > 32:
                 self._known.popitem(last=False)
         self._known.move_to_end(id(kernels))
-        return self._known[id(kernels)][1]
+        if traced.made is None:
+            traced.made = Model(self._known[id(kernels)], traced.externals)
+        made: Model = traced.made
+        return made
