@@ -6,6 +6,7 @@ import ctypes
 import math
 import types
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from problems.modules import MODULES
 from torch import Tensor, nn
 
+import pydiffeqflux as pdf
 from pydiffeqflux.backends.compiled import toolchain
 from pydiffeqflux.backends.compiled.emit import LanguagePrinter, emit
 from pydiffeqflux.errors import UntraceableError
@@ -238,6 +240,30 @@ def test_two_precisions() -> None:
 def test_complex_states() -> None:
     with pytest.raises(UntraceableError, match="complex state"):
         kernels(lambda t, y: 1j * y, T, torch.ones(2, dtype=torch.complex128))
+
+
+class Times(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(w, y)
+        return w * y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        w, y = ctx.saved_tensors
+        return grads[0] * y, grads[0] * w
+
+
+def test_a_computed_tensor_in_an_autograd_function_would_lose_its_gradient() -> None:
+    raw, y = torch.tensor([0.5, 2.0], dtype=torch.float64, requires_grad=True), torch.ones(2, dtype=torch.float64)
+    leaf = kernels(lambda t, y: Times.apply(raw, y), T, y)
+    assert torch.equal(torch.from_numpy(run(leaf, "vjp", T, y, y)["gp"]), y)
+    computed = 2 * raw
+    with pytest.raises(UntraceableError, match=r"computed outside.*autograd\.Function"):
+        kernels(lambda t, y: Times.apply(computed, y), T, y)
+    problem = pdf.ODEProblem(lambda t, y: -Times.apply(computed, y), y, (0.0, 1.0))
+    (slope,) = torch.autograd.grad(pdf.solve(problem, "vern7", rtol=1e-9, atol=1e-9).ys[-1].sum(), raw)
+    assert torch.allclose(slope, -2 * torch.exp(-2 * raw), atol=1e-8)
 
 
 # -- tracing once ---------------------------------------------------------------------------------
