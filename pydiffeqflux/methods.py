@@ -405,12 +405,15 @@ _BY_NAME = {alias: kind for kind in CATALOGUE for alias in (kind.name, *kind.ali
 
 #: The backends that know Julia's own names.
 JULIA = ("julia", "diffeqflux")
+#: Names that mean fixed steps here (torchdiffeq's), and solvers with error control in OrdinaryDiffEq.
+_ADAPTIVE_IN_JULIA = ("Midpoint", "RK4", "Trapezoid", "TRBDF2", "RadauIIA3", "RadauIIA5")
 
 
 def resolve(method: Method | type[Method] | str, backend: str = "auto") -> Method:
     """A method object for a name such as ``"tsit5"``, ``"Tsit5"`` or ``"AutoTsit5(Rosenbrock23)"``.
 
-    With ``backend="julia"`` any other name is one of Julia's own, which Julia will know or not.
+    With ``backend="julia"`` any other name is one of Julia's own, which Julia will know or not; and so is one that is
+    spelled as there and steps adaptively there: ``"RK4"`` controls its error, ``"rk4"`` takes fixed steps.
 
     Raises:
         UnknownNameError: a name that is none of them (the nearest one is in the message).
@@ -420,7 +423,10 @@ def resolve(method: Method | type[Method] | str, backend: str = "auto") -> Metho
     if isinstance(method, type) and issubclass(method, Method):
         return method()
     if isinstance(method, str):
-        text = method.strip().lower().replace("()", "")
+        written = method.strip().replace("()", "")
+        if backend in JULIA and written in _ADAPTIVE_IN_JULIA:
+            return SciMLMethod(written)
+        text = written.lower()
         if text in _BY_NAME:
             return _BY_NAME[text]()
         auto = re.fullmatch(r"(auto\w+)\((\w+)\)", text)

@@ -170,3 +170,17 @@ def test_statistics() -> None:
     assert stats.nf >= 6 * stats.naccept
     assert (stats.backend, stats.method, stats.sensealg) == ("julia", "tsit5", "none")
     assert stats.time > 0
+
+
+@pytest.mark.parametrize("name", ["RK4", pytest.param("TRBDF2", marks=pytest.mark.slow)])
+def test_a_name_as_julia_spells_it_is_julia_s_solver(name: str) -> None:
+    """It controls its error; in small letters it takes fixed steps, as everywhere."""
+    problem = pdf.ODEProblem(lambda t, y: -y * torch.cos(t), torch.ones(2, dtype=torch.float64), (0.0, 2.0))
+    exact = torch.exp(-torch.sin(torch.tensor(2.0, dtype=torch.float64)))
+    errors = []
+    for tol in (1e-4, 1e-8):
+        sol = pdf.solve(problem, name, saveat=[2.0], rtol=tol, atol=tol, backend="julia")
+        errors.append(float((sol.ys[-1] - exact).abs().max()))
+    assert errors[1] < min(5e-5, errors[0] / 10)
+    assert sol.stats.naccept > 20
+    assert pdf.solve(problem, name.lower(), saveat=[2.0], backend="julia").stats.naccept == 1
