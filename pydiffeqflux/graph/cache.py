@@ -15,7 +15,6 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -89,7 +88,7 @@ class TraceCache:
             # Run and traced, it is what it is now: what it changes by running (a counter) has been changed.
             walk = reach(func)
         found.look(walk, seen.tensors)
-        if isinstance(func, FunctionType) and key not in self._known:  # it may have been made for this solve alone
+        if _by_identity(func) and key not in self._known:  # it may have been made for this solve alone
             weakref.finalize(func, self._known.pop, key, None).atexit = False
         self._known[key] = found
         self._known.move_to_end(key)
@@ -163,8 +162,8 @@ class _Same:
     """A function as a key: equal functions (a wrapper around the same module, say) in the same mode are the same."""
 
     def __init__(self, func: Callable[..., Any]):
-        # A function is only itself, and not to be kept alive.
-        self.func: Any = weakref.ref(func) if isinstance(func, FunctionType) else func
+        # What is only equal to itself is not to be kept alive.
+        self.func: Any = weakref.ref(func) if _by_identity(func) else func
         self.mode = tuple(m.training for m in _modules(func))
         try:
             self._hash = hash(func)
@@ -183,6 +182,12 @@ class _Same:
             return bool(type(self.func) is type(other.func) and self.func == other.func)
         except Exception:
             return False
+
+
+def _by_identity(func: Any) -> bool:
+    """Whether nothing else is equal to it, and it can tell when it ends."""
+    kind: Any = type(func)
+    return kind.__eq__ is object.__eq__ and getattr(kind, "__weakrefoffset__", 0) != 0
 
 
 def _modules(func: Any) -> Iterator[nn.Module]:

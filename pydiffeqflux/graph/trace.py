@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.overrides import TorchFunctionMode
 
 from ..errors import UntraceableError
 from . import operators
 from .decompositions import decompositions
+from .instead import Instead
 from .record import Line, Recording, record, replay
 from .table import TABLE
 
@@ -67,7 +67,7 @@ def trace(evaluate: Evaluate, t: Tensor, y: Tensor) -> Graphs:
     ends = {id(x): x if x.is_leaf else x.detach().requires_grad_() for x in params}
 
     def pull_back(t: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad(), _Instead(ends):
+        with torch.enable_grad(), Instead(ends):
             t, y = t.detach().requires_grad_(), y.detach().requires_grad_()
             out = evaluate(t, y)
             if not out.requires_grad:
@@ -187,28 +187,6 @@ def _replace(graph: Recording, found: dict[fx.Node, Tensor], arguments: Sequence
         if id(tensor) in nodes:
             nodes[id(tensor)].replace_all_uses_with(last)
     graph.graph.eliminate_dead_code()
-
-
-class _Instead(TorchFunctionMode):
-    """Hands other tensors to torch's functions than the ones that were passed; by the identity of the latter."""
-
-    def __init__(self, others: dict[int, Tensor]):
-        super().__init__()
-        self.others = others
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*self._replaced(args), **{k: self._replaced((v,))[0] for k, v in (kwargs or {}).items()})
-
-    def _replaced(self, values: Any) -> Any:
-        found = [
-            self.others.get(id(v), v)
-            if isinstance(v, Tensor)
-            else self._replaced(v)
-            if type(v) in (tuple, list)
-            else v
-            for v in values
-        ]
-        return tuple(found) if isinstance(values, tuple) else found
 
 
 def _restore(graph: Recording, originals: dict[int, Tensor]) -> None:

@@ -38,12 +38,12 @@ from .complex import in_pairs
 from .events import Watch
 from .form import Form, form_of
 from .held import Held
-from .mapped import solve_mapped
 from .model import Model, Models
 from .sensitivities import DEFAULT, Sensitivities
 from .session import Session, session
 from .solvers import Solvers
 from .stretches import Stretches
+from .transformed import solve_transformed
 
 log = logging.getLogger("pydiffeqflux")
 
@@ -65,7 +65,7 @@ class JuliaBackend:
         assert isinstance(problem, ODEProblem | DAEProblem | DDEProblem)
         if isinstance(problem, ODEProblem):
             if transforming():
-                return solve_mapped(problem, options, lambda joined, how: self.solve(joined, method, how))
+                return solve_transformed(problem, options, lambda joined, how: self.solve(joined, method, how))
             if problem.packed.is_complex():
                 problem, options = in_pairs(problem, options)
         if isinstance(problem, DDEProblem):
