@@ -58,12 +58,15 @@ struct Residual{T} <: Function
 end
 Residual(k::Kernels{T}) where {T} = Residual{T}(k, zeros(T, k.n))
 
-function (r::Residual{T})(out, du, u, p, t) where {T}
+function (r::Residual{T})(out::Vector{T}, du::Vector{T}, u::Vector{T}, p::Vector{T}, t) where {T}
     copyto!(r.both, 1, u, 1, length(u))
     copyto!(r.both, length(u) + 1, du, 1, length(du))
     evaluate!(out, r.kernels, r.both, p, t)
     return nothing
 end
+
+# On numbers that carry derivatives, in the right-hand side's way.
+(r::Residual)(out, du, u, p, t) = RightHandSide(r.kernels)(out, [u; du], p, t)
 
 "Bring an adjoint's state to the gradient with respect to the initial state."
 weighed(::LinearAlgebra.UniformScaling, lambda) = lambda

@@ -20,13 +20,26 @@ once as there are, another type of number for each model.
 function gradient(
         run::Run{T}, alg, ::SciMLSensitivity.ForwardDiffSensitivity{CS}, seeds::Matrix{T}; reltol, abstol
 ) where {T, CS}
-    k = run.kernels
-    states(duals) =
-        let problem = ODEProblem{true}(plainfunction(k), duals[1:k.n], ended(run), duals[(k.n + 1):end])
-            solve(problem, alg; again_saving(run)...).u
-        end
-    found = bychunks(states, [initial(run); run.p], seeds, Val(CS == 0 ? CHUNK : CS))
-    return found[1:k.n], found[(k.n + 1):end]
+    start = initial(run)
+    n = length(start)
+    function states(duals)
+        problem, solver = again_posed(run.solution.prob, run, alg, duals[1:n], duals[(n + 1):end])
+        return solve(problem, solver; again_saving(run)...).u
+    end
+    found = bychunks(states, [start; run.p], seeds, Val(CS == 0 ? CHUNK : CS))
+    return found[1:n], found[(n + 1):end]
+end
+
+"The problem of a finished run from another state with other parameters, and its solver, for any kind of number."
+again_posed(::SciMLBase.AbstractODEProblem, run, alg, u0, p) =
+    ODEProblem{true}(plainfunction(run.kernels), u0, ended(run), p), alg
+
+# What the solution's derivative is at the start makes no difference to a solution: it stays a constant.
+function again_posed(posed::SciMLBase.AbstractDAEProblem, run, alg, u0, p)
+    problem = SciMLBase.DAEProblem{true}(
+        Residual(run.kernels), eltype(u0).(posed.du0), u0, ended(run), p; posed.differential_vars
+    )
+    return problem, backward(alg)
 end
 
 """

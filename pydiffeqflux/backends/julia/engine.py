@@ -20,7 +20,7 @@ from ...errors import DenseOutputError, DtypeError, InvalidTimesError, Unsupport
 from ...methods import QNDF, Method, SciMLMethod
 from ...problem import ODEProblem, time_point, time_points
 from ...sde_problem import SDEProblem
-from ...sensealg import SenseAlg
+from ...sensealg import ForwardDiffSensitivity, SenseAlg
 from ...solution import Solution, Stats
 from ...state import State
 from ...tracking import transforming
@@ -326,6 +326,8 @@ def _sensealg(
         return None, "nothing requires a gradient"
     if options.sensealg is not None:
         return options.sensealg, "asked for"
+    if isinstance(problem, DAEProblem):
+        return ForwardDiffSensitivity(), "what differentiates fully implicit equations in Julia"
     return DEFAULT, "SciMLSensitivity's recommendation: the parameters' gradient by Gauss quadrature"
 
 

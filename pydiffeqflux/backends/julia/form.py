@@ -118,10 +118,11 @@ def form_of(
         UnsupportedError: a gradient is wanted that SciMLSensitivity does not have.
     """
     if isinstance(rhs, ImplicitRhs):
-        if sensealg is not None:
+        if sensealg is not None and not isinstance(sensealg, sensealgs.ForwardDiffSensitivity):
             raise UnsupportedError(
-                "a DAEProblem has no gradient on backend='julia', as SciMLSensitivity's adjoints are for explicit"
-                " equations: solve under torch.no_grad(), use backend='torch', or an ODEProblem with a mass_matrix."
+                f"sensealg={sensealg} with a DAEProblem does not exist on backend='julia', as SciMLSensitivity's"
+                f" adjoints are for explicit equations: leave it out for ForwardDiffSensitivity() (cost grows with the"
+                f" number of parameters), use backend='torch', or an ODEProblem with a mass_matrix."
             )
         return ResidualForm(model, rhs)
     if not isinstance(rhs, MassRhs):
