@@ -135,7 +135,6 @@ def test_complex_parameters() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"per_sample": True}, r"per_sample=True does not exist.*row by row"),
         ({"norm": lambda x: x.abs().max()}, r"norm does not exist.*rtol and atol for each state"),
     ],
 )

@@ -39,6 +39,7 @@ from .events import Watch
 from .form import Form, form_of
 from .held import Held
 from .model import Model, Models
+from .rows import solve_rows
 from .sensitivities import DEFAULT, Sensitivities
 from .session import Session, session
 from .solvers import Solvers
@@ -66,6 +67,10 @@ class JuliaBackend:
         if isinstance(problem, ODEProblem):
             if transforming():
                 return solve_transformed(problem, options, lambda joined, how: self.solve(joined, method, how))
+            if options.per_sample:
+                solution = solve_rows(problem, method, options, lambda row, how: self.solve(row, method, how))
+                solution.stats.time = time.perf_counter() - began
+                return solution
             if problem.packed.is_complex():
                 problem, options = in_pairs(problem, options)
         if isinstance(problem, DDEProblem):
@@ -295,11 +300,6 @@ def _require(problem: Problem, options: SolveOptions) -> None:
     if y0.device.type != "cpu":
         raise DtypeError(
             f"backend='julia' solves on the CPU; y0 is on {y0.device}: move it (y0.cpu()), or use backend='torch'."
-        )
-    if options.per_sample:
-        raise UnsupportedError(
-            "per_sample=True does not exist on backend='julia', which steps a batch as one system: solve row by row,"
-            " one ODEProblem each, or use backend='torch'."
         )
     if options.norm is not None:
         raise UnsupportedError(

@@ -261,6 +261,11 @@ def solve_transformed(problem: ODEProblem, options: SolveOptions, solve: Solve) 
             "backend='julia' inside torch.func's transforms has no events, callbacks and tolerances by state: give the"
             " whole batch as y0, without vmap, and call backward(), or solve with backend='torch' there."
         )
+    if options.per_sample:
+        raise UnsupportedError(
+            "per_sample=True inside torch.func's transforms does not exist on backend='julia': leave it out, as vmap"
+            " has a batch anyway; or solve with backend='torch' there."
+        )
     y0, spec, options = problem.packed, problem.spec, replace(options, dense=False)
     state: Any = y0 if spec is None else spec.unflatten(y0)
     t0 = torch.scalar_tensor(problem.t0.value, dtype=y0.dtype)
