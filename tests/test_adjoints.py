@@ -142,6 +142,42 @@ def test_double_backward_of_the_discrete_adjoint(checkpoints):
     assert torch.autograd.gradgradcheck(run, (y0, w, t1), atol=1e-4)
 
 
+@pytest.mark.parametrize("checkpoints", ["sqrt", 2])
+def test_double_backward_where_a_captured_tensor_was_made_of_another(checkpoints):
+    y0 = torch.tensor([0.6, -0.4], dtype=F64)
+    raw = torch.tensor([0.3, 0.5], dtype=F64, requires_grad=True)
+
+    def run(raw):
+        made = raw**2
+        problem = pdf.ODEProblem(lambda t, y: -made * y * torch.cos(raw * t), y0, (0.0, 1.0))
+        sense = pdf.DiscreteAdjoint(checkpoints=checkpoints)
+        return pdf.solve(problem, "tsit5", rtol=1e-7, atol=1e-7, sensealg=sense, save_everystep=False).ys
+
+    assert torch.autograd.gradgradcheck(run, (raw,), atol=1e-4)
+
+
+class Times(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, w, y):
+        ctx.save_for_backward(w, y)
+        return w * y
+
+    @staticmethod
+    def backward(ctx, g):
+        w, y = ctx.saved_tensors
+        return g * y, g * w
+
+
+def test_double_backward_of_checkpoints_past_a_function_is_refused():
+    raw = torch.tensor([0.3], dtype=F64, requires_grad=True)
+    made = raw**2
+    problem = pdf.ODEProblem(lambda t, y: -Times.apply(made, y) * raw, torch.ones(1, dtype=F64), (0.0, 1.0))
+    sol = pdf.solve(problem, sensealg=pdf.DiscreteAdjoint(checkpoints=2))
+    (first,) = torch.autograd.grad(sol.ys[-1].sum(), raw, create_graph=True)
+    with pytest.raises(GradientError, match=r"autograd\.Function"):
+        torch.autograd.grad(first, raw)
+
+
 def test_a_third_derivative_through_checkpoints_is_refused():
     y0 = torch.tensor([0.5], dtype=F64, requires_grad=True)
     sol = pdf.solve(pdf.ODEProblem(lambda t, y: y.sin(), y0, (0.0, 1.0)), sensealg=pdf.DiscreteAdjoint(checkpoints=2))

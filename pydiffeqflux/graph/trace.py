@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, fx
 
 from ..errors import UntraceableError
+from ..instead import Instead, depends_on, origins_of
 from . import operators
 from .decompositions import decompositions
-from .instead import Instead
 from .record import Line, Recording, record, replay
 from .table import TABLE
 
@@ -63,7 +63,7 @@ def trace(evaluate: Evaluate, t: Tensor, y: Tensor) -> Graphs:
     reached = _externals(forward)
     params = [x for x in reached if x.requires_grad]
     # A parameter that was computed from another one has a history, which is not to be differentiated here.
-    origins = {x.grad_fn for x in params if not x.is_leaf}
+    origins = origins_of(params)
     ends = {id(x): x if x.is_leaf else x.detach().requires_grad_() for x in params}
 
     def pull_back(t: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor | None, ...]:
@@ -72,7 +72,12 @@ def trace(evaluate: Evaluate, t: Tensor, y: Tensor) -> Graphs:
             out = evaluate(t, y)
             if not out.requires_grad:
                 return (None,) * (2 + len(params))
-            _refuse_hidden(out, origins)
+            if depends_on(out, origins):
+                raise UntraceableError(
+                    "a tensor that was computed outside the right-hand side goes into an autograd.Function there, and"
+                    " its gradient would be lost: compute it inside, or pass a leaf (a Parameter), or solve with"
+                    " backend='torch', which runs the function as it is."
+                )
             return torch.autograd.grad(_Seeded.apply(out, v), [t, y, *ends.values()], allow_unused=True)
 
     (out,) = [n for n in forward.nodes if n.op == "output"]
@@ -91,25 +96,6 @@ def trace(evaluate: Evaluate, t: Tensor, y: Tensor) -> Graphs:
     for graph, found in constants.items():
         _replace(graph, found, computed)
     return Graphs(forward, backward, externals + computed, len(params), shape)
-
-
-def _refuse_hidden(out: Tensor, origins: set[Any]) -> None:
-    """Raise where ``out`` depends on a computed tensor itself (its node is one of the origins), not on its stand-in.
-
-    An ``autograd.Function`` gets its arguments past every mode of torch's.
-    """
-    stack, visited = [out.grad_fn], set()
-    while stack and origins:
-        node = stack.pop()
-        if node in origins:
-            raise UntraceableError(
-                "a tensor that was computed outside the right-hand side goes into an autograd.Function there, and its"
-                " gradient would be lost: compute it inside, or pass a leaf (a Parameter), or solve with"
-                " backend='torch', which runs the function as it is."
-            )
-        if node is not None and node not in visited:
-            visited.add(node)
-            stack.extend(parent for parent, _ in node.next_functions)
 
 
 class _Seeded(torch.autograd.Function):

@@ -19,7 +19,7 @@ from torch._functorch.autograd_function import custom_function_call
 from torch.overrides import TorchFunctionMode
 
 from ...errors import GradientError, UnsupportedError
-from ...graph.instead import Instead
+from ...instead import Instead
 from ...problem import ODEProblem, SaveTimes
 from ...solution import Solution
 from ...state import StateSpec

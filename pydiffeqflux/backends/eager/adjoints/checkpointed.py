@@ -9,6 +9,7 @@ inputs, it can be differentiated again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ....errors import GradientError
+from ....instead import Instead, depends_on, origins_of
 from ....problem import SaveTimes, TimePoint
 from ....sensealg import DiscreteAdjoint
 from ....solution import Status
@@ -196,12 +198,17 @@ def _differentiate(
     """The gradients of the segment's inputs for those of its outputs, and the inputs they were taken at.
 
     Those are fresh leaves, cut off from the segments before; only the parameters are themselves, because the
-    function holds on to them (their own history lies before the solve, where no path from here leads).
+    function holds on to them. Where one of these was computed from another one, and a second derivative is wanted,
+    leaves stand for them, too: their own history is not to be differentiated here.
     """
     first = len(inputs) - len(segment.job.params)
-    with torch.enable_grad():
+    params = segment.job.params
+    origins = origins_of(params) if create_graph else set()
+    ours = [x.detach().requires_grad_() if origins else x for x in params]
+    instead = Instead({id(x): mine for x, mine in zip(params, ours, strict=True)}) if origins else nullcontext()
+    with torch.enable_grad(), instead:
         at = [None if x is None else x.detach().requires_grad_() for x in inputs[:first]]
-        at += inputs[first:]
+        at += ours
         _, rebuild = carry_tensors(segment.start.carry)
         y, clock, end, saves, *carry = at[:first]
         assert y is not None
@@ -211,6 +218,11 @@ def _differentiate(
         pairs = [
             (o, g) for o, g in zip(outputs, seeds, strict=True) if o is not None and g is not None and o.requires_grad
         ]
+        if any(depends_on(o, origins) for o, _ in pairs):
+            raise GradientError(
+                "the second derivative of DiscreteAdjoint(checkpoints=...) with a computed tensor that func passes to"
+                " an autograd.Function: take DiscreteAdjoint() without checkpoints, or pass a leaf."
+            )
         wanted = [i for i, x in enumerate(at) if x is not None and x.requires_grad]
         values = torch.autograd.grad(
             [o for o, _ in pairs],
@@ -224,9 +236,9 @@ def _differentiate(
     for i, value in zip(wanted, values, strict=True):
         found[i] = value
     if not create_graph:
-        params, totals = [x for x in at[first:] if x is not None], found[first:]
-        filled = [torch.zeros_like(x) if g is None else g for x, g in zip(params, totals, strict=True)]
-        found[first:] = partial(params, filled)
+        mine, totals = [x for x in at[first:] if x is not None], found[first:]
+        filled = [torch.zeros_like(x) if g is None else g for x, g in zip(mine, totals, strict=True)]
+        found[first:] = partial(mine, filled)
     return found, at
 
 
