@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +13,14 @@ Wide = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 #: A number of the state's dtype.
 Real = float
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def apart(function: _F) -> _F:
+    """A function that is called where others are inlined: what is called from many places is compiled only once."""
+    function.apart = True  # type: ignore[attr-defined]
+    return function
 
 
 def real(x: float) -> Real:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from ..lang.words import Ints, Reals, Wide, bits, kernel, real, wide_from_bits
+from ..lang.words import Ints, Reals, Wide, apart, bits, kernel, real, wide_from_bits
 from . import layout as at
 from .rosenbrock import combine, jacobian, rosenbrock_step
 
@@ -99,6 +99,7 @@ def norm(ic: Ints, x: Reals) -> float:
     return max(first, second, third)
 
 
+@apart
 def mean_square(start: int, end: int, x: Reals) -> float:
     """The root of the mean square of some entries."""
     total = 0.0

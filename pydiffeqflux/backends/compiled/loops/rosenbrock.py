@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 
-from ..lang.words import Ints, Reals, Wide, kernel, real
+from ..lang.words import Ints, Reals, Wide, apart, kernel, real
 from . import layout as at
 
 
+@apart
 def combine(n: int, stages: int, tab: Wide, first: int, h: float, k: Reals, row: int, out: Reals, o: int) -> None:
     """``out += h * sum_j tab[first + j] * k[row + j]``, one slope after the other."""
     for j in range(stages):
