@@ -23,6 +23,8 @@ from .forward import Checkpoints, Forward
 from .model import Model, model_of
 from .observed import Observation, node, nodes, observe
 from .plain import solve as plain_solve
+from .plan import Plan
+from .row import row_of
 
 
 class CompiledBackend:
@@ -65,7 +67,7 @@ def model_for(problem: ODEProblem, method: Method, options: SolveOptions) -> tup
     from . import rows
 
     try:
-        model, tensors = model_of(rows.row_of(problem))
+        model, tensors = model_of(row_of(problem))
     except (ShapeError, RuntimeError) as why:
         return f"the function does not take a single row ({why})", []
     if isinstance(model, Model) and not rows.agrees(problem, model, model.arguments(tensors)):
@@ -84,17 +86,15 @@ def run(
     steps = options.saves is None and options.unsaved == "steps"
     plan = model.plans.get(problem, method, options)
     keep = graph or options.dense or steps
+    plain = None if keep else _plainly(problem, options, plan, model, tensors)
+    if plain is not None:
+        stats = plain.stats
+        stats.backend, stats.method, stats.reason = CompiledBackend.name, str(method), reason
+        stats.sensealg = "none" if sensealg is None else sensealg.name
+        stats.time = time.perf_counter() - began
+        return plain
     with torch.no_grad():
-        given = model.arguments(tensors, kept=keep)
-        plain = None if keep else plain_solve(problem, options, plan, model, given)
-        if plain is not None:
-            stats = plain.stats
-            stats.backend, stats.method, stats.reason = CompiledBackend.name, str(method), reason
-            stats.sensealg = "none" if sensealg is None else sensealg.name
-            stats.time = time.perf_counter() - began
-            return plain
-        if not keep:  # it failed: whatever is to be said about that is said below
-            given = model.arguments(tensors)
+        given = model.arguments(tensors)  # where a plain solve failed, what is to be said about that is said below
     forward = Forward(problem, method, options, plan, model, given, keep)
     forward.dense = graph and not isinstance(sensealg, DiscreteAdjoint)
     if graph and not options.dense and not steps:
@@ -112,6 +112,16 @@ def run(
         span = problem.t0.value, problem.t1.value
         raise failure(solution.status, forward.message, float(solution.ts[-1]), span, method)
     return solution
+
+
+def _plainly(
+    problem: ODEProblem, options: SolveOptions, plan: Plan, model: Model, tensors: Sequence[Tensor]
+) -> Solution | None:
+    """A solve that keeps nothing."""
+    if torch.is_grad_enabled():
+        with torch.no_grad():
+            return plain_solve(problem, options, plan, model, model.arguments(tensors, kept=False))
+    return plain_solve(problem, options, plan, model, model.arguments(tensors, kept=False))
 
 
 def _run_rows(

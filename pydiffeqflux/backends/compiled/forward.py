@@ -177,7 +177,7 @@ class Forward:
         if plan.table.implicit:
             self.ints[at.JACOBIAN] = model.address("jac", ("jac",))
             self.ints[at.SPACE] = model.work
-        self.work = torch.empty(2 * n + model.work + space, dtype=dtype)
+        self.work = torch.empty(plan.table.scratch * n + model.work + space, dtype=dtype)
         work = self.work.data_ptr()
         scratch = work + (model.work + space) * self.work.element_size()
         before = place(self.ints), *plan.addresses, *self.given.addresses, work, place(state_ints), place(state_floats)

@@ -31,6 +31,7 @@ from . import toolchain
 from .emit import emit
 from .lang.machine import Loaded
 from .plan import Plans
+from .row import row_of
 
 log = logging.getLogger("pydiffeqflux")
 
@@ -198,8 +199,6 @@ def model_of(problem: ODEProblem) -> tuple[Model | str, list[Tensor]]:
 def known(problem: ODEProblem, options: SolveOptions) -> bool:
     """Whether this function has been traced (or tried) before."""
     if options.per_sample:
-        from .rows import row_of
-
         problem = row_of(problem)
     state, walked = _state(problem), _walked(problem.func)
     return state in walked.models or (tuple(walked.reach.facts), state) in _models
