@@ -28,6 +28,7 @@ from rich.table import Table
 from torch import nn
 
 import pydiffeqflux as pdf
+from pydiffeqflux.backends.compiled import shards
 
 torch.set_num_threads(1)
 
@@ -70,16 +71,18 @@ def work(width: int, batch: int, steps: int, backend: str) -> Callable[[], None]
     return once
 
 
-def best(works: Sequence[Callable[[], None]], rounds: int) -> list[float]:
+def best(
+    works: Sequence[Callable[[], None]], rounds: int, clock: Callable[[], float] = time.process_time
+) -> list[float]:
     """The best time of each, by turns: what else the machine does falls on all of them alike."""
     for once in works:
         once()
     times = [[] for _ in works]  # type: list[list[float]]
     for _ in range(rounds):
         for once, found in zip(works, times, strict=True):
-            began = time.process_time()
+            began = clock()
             once()
-            found.append(time.process_time() - began)
+            found.append(clock() - began)
     return [min(found) for found in times]
 
 
@@ -106,6 +109,26 @@ def takeover(rounds: int) -> Curve:
 
     values = {backend: best([square(n, backend) for n in sizes], rounds) for backend in ("compiled", "eager")}
     return Curve("square layers, batch 32: time against width", "s", sizes, values, None)
+
+
+def threads(rounds: int) -> Curve:
+    """The same work by one thread and by two, in wall time, whatever the size: from where on do two pay?"""
+    sizes = [64, 256, 1024, 4096]
+    shards.MANY, usual = 0, shards.MANY
+
+    def by(count: int, once: Callable[[], None]) -> Callable[[], None]:
+        def turn() -> None:
+            torch.set_num_threads(count)
+            once()
+
+        return turn
+
+    works = [by(count, work(50, n, 20, "compiled")) for n in sizes for count in (1, 2)]
+    found = best(works, rounds, time.perf_counter)
+    shards.MANY = usual
+    torch.set_num_threads(1)
+    title = "one thread or two: time against batch"
+    return Curve(title, "s", sizes, {"1 thread": found[0::2], "2 threads": found[1::2]}, None)
 
 
 def peak(steps: int, checkpoints: str | None) -> tuple[int, int]:
@@ -195,7 +218,8 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold"}
-    colours = {"compiled": "#b5452c", "allocated": "#b5452c", "eager": "#8a8a8a", "resident": "#8a8a8a"}
+    colours = {"compiled": "#b5452c", "allocated": "#b5452c", "eager": "#8a8a8a", "resident": "#8a8a8a",
+               "1 thread": "#8a8a8a", "2 threads": "#b5452c"}  # fmt: skip
     with plt.rc_context(style):
         fig, axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.0), layout="constrained")
         for ax, curve in zip(axes, curves, strict=True):
@@ -229,6 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         lambda: [times("time against steps", steps, lambda n: work(50, 1, n, "compiled"), rounds)],
         lambda: [times("time against hidden width", widths, lambda n: work(n, 4, 20, "compiled"), rounds)],
         lambda: [times("time against batch", batches, lambda n: work(50, n, 20, "compiled"), rounds)],
+        lambda: [threads(4 * rounds)],
         lambda: [takeover(max(3, rounds // 5))],
         memory,
     ):

@@ -16,6 +16,7 @@ from ...solution import Solution, Stats, Status
 from ..backend import Problem, SolveOptions
 from ..eager.choose import choose_sensealg
 from ..eager.failure import failure
+from . import shards
 from .again import solve_again
 from .coverage import uncovered
 from .dense import DenseOutput
@@ -83,16 +84,17 @@ def run(
     if options.per_sample:
         return _run_rows(problem, method, options, model, tensors, began)
     graph = _has_graph(problem, options, model.params_among(tensors), sensealg)
+    part = shards.part_of(problem, method, options, sensealg, model)
+    if part is not None:
+        shared = shards.solve(problem, method, options, part, tensors, sensealg, graph)
+        if shared is not None:
+            return _described(shared, method, sensealg, reason, began)
     steps = options.saves is None and options.unsaved == "steps"
     plan = model.plans.get(problem, method, options)
     keep = graph or options.dense or steps
     plain = None if keep else _plainly(problem, options, plan, model, tensors)
     if plain is not None:
-        stats = plain.stats
-        stats.backend, stats.method, stats.reason = CompiledBackend.name, str(method), reason
-        stats.sensealg = "none" if sensealg is None else sensealg.name
-        stats.time = time.perf_counter() - began
-        return plain
+        return _described(plain, method, sensealg, reason, began)
     with torch.no_grad():
         given = model.arguments(tensors)  # where a plain solve failed, what is to be said about that is said below
     forward = Forward(problem, method, options, plan, model, given, keep)
@@ -135,12 +137,20 @@ def _run_rows(
     solution, message = rows.solve(
         problem, method, options, model, given, _has_graph(problem, options, given.params, sensealg), sensealg
     )
+    _described(solution, method, sensealg, reason, began)
+    if options.throw and not solution.status.ok:
+        raise failure(solution.status, message, None, (problem.t0.value, problem.t1.value), method)
+    return solution
+
+
+def _described(
+    solution: Solution, method: Method, sensealg: SenseAlg | None, reason: str, began: float
+) -> Solution:  # fmt: skip
+    """With what there is to say about every solve."""
     stats = solution.stats
     stats.backend, stats.method, stats.reason = CompiledBackend.name, str(method), reason
     stats.sensealg = "none" if sensealg is None else sensealg.name
     stats.time = time.perf_counter() - began
-    if options.throw and not solution.status.ok:
-        raise failure(solution.status, message, None, (problem.t0.value, problem.t1.value), method)
     return solution
 
 

@@ -162,13 +162,15 @@ class Forward:
     where: array[Any] = field(init=False)
     thetas: array[Any] = field(init=False)
 
-    def run(self, y0: Tensor) -> None:
-        """Solve from ``y0``."""
+    def run(self, y0: Tensor, join: Callable[[array[Any]], None] | None = None) -> None:
+        """Solve from ``y0``; ``join`` tells the loop of other threads that solve other parts of the state."""
         n, dtype, plan, model = y0.numel(), y0.dtype, self.plan, self.model
         saves = plan.ints[at.SAVES]
         self.ints = array("q", plan.ints)
         self.ints[at.KEEP] = self.keep
         self.ints[at.DENSE] |= self.dense
+        if join is not None:
+            join(self.ints)
         self.where, self.thetas = zeros("q", saves), zeros("d", saves)
         self.states = torch.empty(max(saves, 1), n, dtype=dtype)
         state_ints, state_floats = zeros("q", at.STATE_INTS), array("d", AT_START)

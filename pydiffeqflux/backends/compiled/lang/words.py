@@ -48,6 +48,16 @@ def ints_at(address: int) -> Ints:
     raise NotImplementedError("a word of the compiled language")
 
 
+def peek(x: Ints, k: int) -> int:
+    """``x[k]``, which another thread may write to: what it wrote before ``poke`` is seen from then on."""
+    raise NotImplementedError("a word of the compiled language")
+
+
+def poke(x: Ints, k: int, value: int) -> None:
+    """``x[k] = value``, for other threads to ``peek`` at."""
+    raise NotImplementedError("a word of the compiled language")
+
+
 def bits(x: float) -> int:
     """The bits of ``x`` as an integer (32 of them in single precision)."""
     raise NotImplementedError("a word of the compiled language")

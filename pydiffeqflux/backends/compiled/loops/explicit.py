@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 
-from ..lang.words import Ints, Reals, Wide, apart, bits, kernel, real, wide_from_bits
+from ..lang.words import Ints, Reals, Wide, apart, bits, kernel, real, select, wide_from_bits
 from . import layout as at
+from .meeting import together
 from .rosenbrock import combine, jacobian, rosenbrock_step
 
 _TINY_STEP = 1e-300
@@ -93,7 +94,7 @@ def error_ratio(ic: Ints, tab: Wide, h: float, y: Reals, yr: int, y1r: int, k: R
 def norm(ic: Ints, x: Reals) -> float:
     """The root mean square of all entries; of parts of the state, each with one of its own, the largest."""
     if ic[at.PART_END] == 0:
-        return mean_square(0, ic[at.N], x)
+        return root(together(ic, squares(0, ic[at.N], x)), ic[at.N] * max(ic[at.SHARDS], 1))
     first, second = mean_square(0, ic[at.PART_1], x), mean_square(ic[at.PART_1], ic[at.PART_2], x)
     third = mean_square(ic[at.PART_2], ic[at.PART_END], x)
     if math.isnan(first + second + third):
@@ -102,13 +103,23 @@ def norm(ic: Ints, x: Reals) -> float:
 
 
 @apart
-def mean_square(start: int, end: int, x: Reals) -> float:
-    """The root of the mean square of some entries."""
+def squares(start: int, end: int, x: Reals) -> float:
+    """The sum of the squares of some entries."""
     total = 0.0
     for m in range(start, end):
         part = float(x[m])
         total += part * part
-    return math.sqrt(total) * (1.0 / math.sqrt(float(end - start))) if end > start else 0.0
+    return total
+
+
+def root(total: float, count: int) -> float:
+    """The root of the mean of so many squares."""
+    return math.sqrt(total) * (1.0 / math.sqrt(float(count))) if count > 0 else 0.0
+
+
+def mean_square(start: int, end: int, x: Reals) -> float:
+    """The root of the mean square of some entries."""
+    return root(squares(start, end, x), end - start)
 
 
 def first_step(f: int, ic: Ints, fc: Wide, y: Reals, k: Reals, rtol: Reals, atol: Reals, p: Reals,
@@ -222,9 +233,11 @@ def integrate(f: int, ic: Ints, fc: Wide, tab: Wide, saves: Wide, rtol: Reals, a
         si[at.EVALUATIONS] = 1
         sf[at.SIZE] = fc[at.DT]
         if adaptive and math.isnan(fc[at.DT]):
+            bad = 0.0
             for m in range(n):
-                if not math.isfinite(k[carry + m]):
-                    return at.NON_FINITE_SLOPE
+                bad += select(math.isfinite(k[carry + m]), 0.0, 1.0)
+            if together(ic, bad) > 0.0:
+                return at.NON_FINITE_SLOPE
             sf[at.SIZE] = first_step(f, ic, fc, y, k[carry:], rtol, atol, p, c, ci, w, work)
             si[at.EVALUATIONS] += 1
             if math.isnan(sf[at.SIZE]):
