@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from compiled_report import Outcome, Row, Work, draw, show
+from compiled_report import Outcome, Row, Work, draw, numpy, show
 from compiled_rows import ROWS as MORE
 from spiral_gradient import SPAN, Case, flat_gradient, loss
 from torch import Tensor, nn
@@ -32,20 +32,17 @@ import pydiffeqflux as pdf
 
 torch.set_num_threads(1)
 
-def numpy(x: Any) -> np.ndarray[Any, Any]:
-    return x.detach().double().numpy() if isinstance(x, Tensor) else np.asarray(x, dtype=np.float64)
-
 
 def race(row: Row, rounds: int, clock: Callable[[], float]) -> list[Outcome]:
     """Times of every round, and errors."""
-    names, shuffled = list(row.contenders), random.Random(0)
     errors = {}
-    for name in names:
-        for _ in range(3):  # compiles, and warms up
-            got = row.contenders[name]()
-        errors[name] = {
-            k: float(np.linalg.norm(numpy(got[k]) - want) / np.linalg.norm(want)) for k, want in row.reference.items()
-        }
+    for _ in range(3):  # compiles, and warms up
+        for work in row.contenders.values():
+            work()
+    row.match()
+    names, shuffled = list(row.contenders), random.Random(0)
+    for name, work in row.contenders.items():
+        errors[name] = row.errors(work())
     times: dict[str, list[float]] = {name: [] for name in names}
     bursts = {name: burst(work) for name, work in row.contenders.items()}
     for _ in range(rounds):
@@ -70,97 +67,74 @@ def burst(work: Work) -> int:
 # -- workloads ------------------------------------------------------------------------------------
 
 
+NETWORKS = 3
+
+
+class Net(nn.Module):
+    """A case's network without the counter of calls that the other benchmark needs."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.hidden, self.out = case.net.hidden, case.net.out
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.hidden(y**3)))
+
+
 def spiral_row(batch: int, tol: float = 1e-6) -> Row:
-    """One gradient of the spiral, as a user writes it: module, loss, backward."""
+    """One gradient of the spiral by each of several networks, as a user writes it: module, loss, backward."""
     import diffrax_side as dx
+    import torchdiffeq
 
-    case = Case.make(0, batch)
-    case.net.calls = 0
+    cases = [Case.make(seed, batch) for seed in range(NETWORKS)]
+    nets = [Net(case) for case in cases]
 
-    class Net(nn.Module):  # without the counter of calls that the other benchmark needs
-        def __init__(self) -> None:
-            super().__init__()
-            self.hidden, self.out = case.net.hidden, case.net.out
-
-        def forward(self, t: Tensor, y: Tensor) -> Tensor:
-            return self.out(torch.tanh(self.hidden(y**3)))
-
-    net = Net()
-
-    def torch_work(ys_of: Callable[[], Tensor]) -> Work:
+    def torch_work(ys_of: Callable[[int], Tensor]) -> Work:
         def work() -> dict[str, Any]:
-            net.zero_grad(set_to_none=True)
-            ys = ys_of()
-            loss(ys, case.data).backward()
-            return {"solution": ys, "gradient": flat_gradient(net)}
+            states, gradients = [], []
+            for i, (net, case) in enumerate(zip(nets, cases, strict=True)):
+                net.zero_grad(set_to_none=True)
+                ys = ys_of(i)
+                loss(ys, case.data).backward()
+                states.append(ys)
+                gradients.append(flat_gradient(net))
+            return {"solution": torch.stack(states), "gradient": torch.stack(gradients)}
 
         return work
 
-    layers = dx.weights(net)
     gradient = dx.gradient(dx.spiral, tol)
-    y0, ts, data = (dx.jnp.asarray(x.numpy()) for x in (case.y0, case.ts, case.data))
+    inputs = [
+        (dx.weights(net), *(dx.jnp.asarray(x.numpy()) for x in (case.y0, case.ts, case.data)))
+        for net, case in zip(nets, cases, strict=True)
+    ]
 
     def diffrax() -> dict[str, Any]:
-        found, ys = dx.ready(gradient(layers, y0, ts, data))
-        return {"solution": ys, "gradient": np.concatenate([np.asarray(x).ravel() for pair in found for x in pair])}
+        found = [dx.ready(gradient(*x)) for x in inputs]
+        return {"solution": np.stack([ys for _, ys in found]), "gradient": np.stack([dx.flat(g) for g, _ in found])}
 
-    import torchdiffeq
+    def ours(backend: str, tol: float) -> Work:
+        return torch_work(lambda i: pdf.solve(
+            pdf.ODEProblem(nets[i], cases[i].y0, SPAN), saveat=cases[i].ts, rtol=tol, atol=tol, dense=False,
+            backend=backend,
+        ).ys)  # fmt: skip
 
-    def ours(backend: str) -> Callable[[], Tensor]:
-        return lambda: pdf.solve(
-            pdf.ODEProblem(net, case.y0, SPAN), saveat=case.ts, rtol=tol, atol=tol, dense=False, backend=backend
-        ).ys
+    def theirs(odeint: Any) -> Work:
+        return torch_work(lambda i: odeint(nets[i], cases[i].y0, cases[i].ts, rtol=tol, atol=tol))
 
-    layer = pdf.NeuralODE(net, SPAN, saveat=case.ts, rtol=tol, atol=tol, backend="compiled")
+    layers = [pdf.NeuralODE(net, SPAN, saveat=cases[0].ts, rtol=tol, atol=tol, backend="compiled") for net in nets]
     contenders = {
-        "pydiffeqflux": torch_work(ours("compiled")),
-        "pydiffeqflux NeuralODE": torch_work(lambda: layer(case.y0)),
-        "pydiffeqflux eager": torch_work(ours("eager")),
+        "pydiffeqflux NeuralODE": torch_work(lambda i: layers[i](cases[i].y0)),
+        "pydiffeqflux eager": ours("eager", tol),
         "diffrax": diffrax,
-        "torchdiffeq odeint": torch_work(lambda: torchdiffeq.odeint(net, case.y0, case.ts, rtol=tol, atol=tol)),
-        "torchdiffeq odeint_adjoint": torch_work(
-            lambda: torchdiffeq.odeint_adjoint(net, case.y0, case.ts, rtol=tol, atol=tol)
-        ),
+        "torchdiffeq odeint": theirs(torchdiffeq.odeint),
+        "torchdiffeq odeint_adjoint": theirs(torchdiffeq.odeint_adjoint),
     }
-    reference = {"solution": case.solution.numpy(), "gradient": case.gradient.numpy()}
-    return Row(f"spiral gradient, batch {batch}", "diffrax", 2.0, 1.0, contenders, reference)
-
-
-def lotka_volterra_row(rtol: float) -> Row:
-    """The forward solve of two equations, in float64, 100 saved times."""
-    import diffrax_side as dx
-    from scipy.integrate import solve_ivp
-
-    k = torch.tensor([1.5, 1.0, 3.0, 1.0], dtype=torch.float64)
-    y0, ts = torch.tensor([1.0, 1.0], dtype=torch.float64), torch.linspace(0, 10, 100, dtype=torch.float64)
-
-    def func(t: Tensor, y: Tensor) -> Tensor:
-        x, z = y[0], y[1]
-        return torch.stack([k[0] * x - k[1] * x * z, k[3] * x * z - k[2] * z])
-
-    def ours() -> dict[str, Any]:
-        with torch.no_grad():
-            problem = pdf.ODEProblem(func, y0, (0.0, 10.0))
-            return {"solution": pdf.solve(problem, saveat=ts, rtol=rtol, atol=rtol, dense=False, backend="compiled").ys}
-
-    def rates(t: Any, y: Any, args: Any = None) -> Any:
-        return dx.jnp.stack([1.5 * y[0] - y[0] * y[1], y[0] * y[1] - 3.0 * y[1]])
-
-    times, start = dx.jnp.asarray(ts.numpy()), dx.jnp.asarray(y0.numpy())
-    jitted = dx.jax.jit(lambda start: dx.solve(rates, start, times, None, rtol).ys)
-
-    def plain(t: float, y: Any) -> list[float]:
-        return [1.5 * y[0] - y[0] * y[1], y[0] * y[1] - 3.0 * y[1]]
-
-    exact = solve_ivp(plain, (0, 10), [1.0, 1.0], "DOP853", ts.numpy(), rtol=1e-13, atol=1e-13).y.T
-    contenders: dict[str, Work] = {
-        "pydiffeqflux": ours,
-        "diffrax": lambda: {"solution": dx.ready(jitted(start))},
-        "scipy RK45": lambda: {
-            "solution": solve_ivp(plain, (0, 10), [1.0, 1.0], "RK45", ts.numpy(), rtol=rtol, atol=rtol).y.T
-        },
+    reference = {
+        "solution": torch.stack([case.solution for case in cases]).numpy(),
+        "gradient": torch.stack([case.gradient for case in cases]).numpy(),
     }
-    return Row(f"Lotka-Volterra, rtol {rtol:g}", "diffrax", 1.0, 0.5, contenders, {"solution": exact})
+    title = f"spiral, one gradient by each of {NETWORKS} networks, batch {batch}"
+    return Row(title, "diffrax", 2.0, 1.0, contenders, reference, lambda tol: ours("compiled", tol), tol)
 
 
 def long_row(tol: float = 1e-6) -> Row:
@@ -180,11 +154,14 @@ def long_row(tol: float = 1e-6) -> Row:
     data = torch.zeros(2, 64, 4)
     problem = pdf.ODEProblem(lambda t, y: net(y), y0, (0.0, 100.0))
 
-    def ours() -> dict[str, Any]:
-        net.zero_grad(set_to_none=True)
-        ys = pdf.solve(problem, "dopri5", saveat=ts, rtol=tol, atol=tol, dense=False, backend="compiled").ys
-        loss(ys, data).backward()
-        return {"solution": ys, "gradient": flat_gradient(net)}
+    def ours(tol: float) -> Work:
+        def work() -> dict[str, Any]:
+            net.zero_grad(set_to_none=True)
+            ys = pdf.solve(problem, "dopri5", saveat=ts, rtol=tol, atol=tol, dense=False, backend="compiled").ys
+            loss(ys, data).backward()
+            return {"solution": ys, "gradient": flat_gradient(net)}
+
+        return work
 
     wide = network().double()
     wide.load_state_dict(net.state_dict())
@@ -193,19 +170,20 @@ def long_row(tol: float = 1e-6) -> Row:
         atol=1e-11, dense=False, backend="compiled",
     ).ys  # fmt: skip
     loss(ys, data.double()).backward()
+
     def field(t: Any, y: Any, layers: Any) -> Any:
         return dx.jnp.tanh(dx.mlp(layers, y, dx.jax.nn.softplus))
 
     layers, gradient = dx.weights(net), dx.gradient(field, tol, solver=diffrax.Dopri5())
     start, times, zeros = (dx.jnp.asarray(x.numpy()) for x in (y0, ts, data))
 
-    def diffrax() -> dict[str, Any]:
+    def diffrax_work() -> dict[str, Any]:
         found, states = dx.ready(gradient(layers, start, times, zeros))
         return {"solution": states, "gradient": dx.flat(found)}
 
     reference = {"solution": numpy(ys), "gradient": numpy(flat_gradient(wide))}
-    contenders = {"pydiffeqflux": ours, "diffrax": diffrax}
-    return Row("4-32-4, batch 64, t1 = 100 (diffrax's own)", "diffrax", 1.5, 1.0, contenders, reference)
+    title = "4-32-4, batch 64, t1 = 100 (diffrax's own), with its gradient"
+    return Row(title, "diffrax", 1.5, 1.0, {"diffrax": diffrax_work}, reference, ours, tol)
 
 
 # -- training from the start of a process ---------------------------------------------------------
@@ -237,7 +215,6 @@ ROWS: dict[str, Callable[[], Row]] = {
     "spiral1": lambda: spiral_row(1),
     "spiral20": lambda: spiral_row(20),
     "long": long_row,
-    **{f"lv{d}": (lambda d=d: lotka_volterra_row(10.0**-d)) for d in (3, 6, 10)},
     **MORE,
 }
 

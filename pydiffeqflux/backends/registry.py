@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 from ..errors import BackendUnavailableError, UnknownNameError
 from .backend import Backend
@@ -20,21 +21,15 @@ def get(name: str) -> Backend:
     if name == "auto":
         name = "julia" if _julia_preferred() else "torch"
     if name == "torch":
-        from .native import NativeBackend
-
-        return NativeBackend()
+        return _native()
     if name == "eager":
         from .eager.engine import EagerBackend
 
         return EagerBackend()
     if name == "compiled":
-        from . import native
-
-        if not native.available():
+        if not _compilable()():
             raise BackendUnavailableError("backend='compiled' needs llvmlite: pip install llvmlite.")
-        from .compiled.engine import CompiledBackend
-
-        return CompiledBackend()
+        return _compiled()
     if name == "julia":
         from .julia.engine import JuliaBackend
 
@@ -44,6 +39,30 @@ def get(name: str) -> Backend:
 
         return DiffEqFluxBackend()
     raise UnknownNameError("backend", name, NAMES)
+
+
+# Remembered: an import inside a function is looked up anew each time, and solves are many.
+
+
+@functools.cache
+def _native() -> Backend:
+    from .native import NativeBackend
+
+    return NativeBackend()
+
+
+@functools.cache
+def _compiled() -> Backend:
+    from .compiled.engine import CompiledBackend
+
+    return CompiledBackend()
+
+
+@functools.cache
+def _compilable() -> Callable[[], bool]:
+    from . import native
+
+    return lambda: native.available()
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from ..errors import UntraceableError
 from ..instead import Instead, depends_on, origins_of
 from . import operators
 from .decompositions import decompositions
-from .record import Line, Recording, record, replay
+from .record import Line, Recording, TensorMeta, record, replay
 from .table import TABLE
 
 Evaluate = Callable[[Tensor, Tensor], Tensor]
@@ -170,6 +170,7 @@ def _replace(graph: Recording, found: dict[fx.Node, Tensor], arguments: Sequence
     for k, tensor in enumerate(arguments):
         with graph.graph.inserting_after(last):
             last = graph.graph.placeholder(f"constant_{k}")
+        last.meta["tensor_meta"] = TensorMeta(tensor.shape, tensor.dtype)
         if id(tensor) in nodes:
             nodes[id(tensor)].replace_all_uses_with(last)
     graph.graph.eliminate_dead_code()
@@ -198,6 +199,7 @@ def _lift(graph: Recording, externals: Sequence[Tensor]) -> Recording:
     for k, tensor in enumerate(externals):
         with graph.graph.inserting_after(last):
             last = graph.graph.placeholder(f"external_{k}")
+        last.meta["tensor_meta"] = TensorMeta(tensor.shape, tensor.dtype)
         arguments[id(tensor)] = last
     for node in list(graph.nodes):
         if node.op == "get_attr":

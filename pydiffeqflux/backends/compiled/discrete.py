@@ -110,12 +110,16 @@ def _segments(run: Forward, own: int, work: int) -> Iterator[Segment]:
         return
     n, every = run.ints[at.N], run.table.every
     again, address = replay_of(run.model.single), run.model.address("f")
-    end = run.accepted
-    for shot in reversed(run.checkpoints.shots):
+    shots = run.checkpoints.shots
+    ends = [*(shot.step for shot in shots[1:]), run.accepted]
+    longest = max((end - shot.step for shot, end in zip(shots, ends, strict=True)), default=0)
+    if longest == 0:
+        return
+    b = Buffers.make(longest, n, every, shots[0].y.dtype)
+    for shot, end in zip(reversed(shots), reversed(ends), strict=True):
         count = end - shot.step
         if count == 0:
             continue
-        b = Buffers.make(count, n, every, shot.y.dtype)
         b.y[:n], b.k[:n] = shot.y, shot.k
         _, _, y, k, _ = b.addresses
         again(
@@ -123,4 +127,3 @@ def _segments(run: Forward, own: int, work: int) -> Iterator[Segment]:
             place(run.times), place(run.sizes), place(run.extras), y, k, work,
         )  # fmt: skip
         yield Segment(shot.step, count, y, k)
-        end = shot.step

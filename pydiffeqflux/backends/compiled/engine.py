@@ -16,6 +16,7 @@ from ...solution import Solution, Stats, Status
 from ..backend import Problem, SolveOptions
 from ..common.choose import choose_sensealg
 from ..common.failure import failure
+from . import shards
 from .again import solve_again
 from .coverage import uncovered
 from .dense import DenseOutput
@@ -23,6 +24,8 @@ from .forward import Checkpoints, Forward
 from .model import Model, model_of
 from .observed import Observation, node, nodes, observe
 from .plain import solve as plain_solve
+from .plan import Plan
+from .row import row_of
 
 
 class CompiledBackend:
@@ -65,7 +68,7 @@ def model_for(problem: ODEProblem, method: Method, options: SolveOptions) -> tup
     from . import rows
 
     try:
-        model, tensors = model_of(rows.row_of(problem))
+        model, tensors = model_of(row_of(problem))
     except (ShapeError, RuntimeError) as why:
         return f"the function does not take a single row ({why})", []
     if isinstance(model, Model) and not rows.agrees(problem, model, model.arguments(tensors)):
@@ -81,20 +84,19 @@ def run(
     if options.per_sample:
         return _run_rows(problem, method, options, model, tensors, began)
     graph = _has_graph(problem, options, model.params_among(tensors), sensealg)
+    part = shards.part_of(problem, method, options, sensealg, model)
+    if part is not None:
+        shared = shards.solve(problem, method, options, part, tensors, sensealg, graph)
+        if shared is not None:
+            return _described(shared, method, sensealg, reason, began)
     steps = options.saves is None and options.unsaved == "steps"
     plan = model.plans.get(problem, method, options)
     keep = graph or options.dense or steps
+    plain = None if keep else _plainly(problem, options, plan, model, tensors)
+    if plain is not None:
+        return _described(plain, method, sensealg, reason, began)
     with torch.no_grad():
-        given = model.arguments(tensors, kept=keep)
-        plain = None if keep else plain_solve(problem, options, plan, model, given)
-        if plain is not None:
-            stats = plain.stats
-            stats.backend, stats.method, stats.reason = CompiledBackend.name, str(method), reason
-            stats.sensealg = "none" if sensealg is None else sensealg.name
-            stats.time = time.perf_counter() - began
-            return plain
-        if not keep:  # it failed: whatever is to be said about that is said below
-            given = model.arguments(tensors)
+        given = model.arguments(tensors)  # where a plain solve failed, what is to be said about that is said below
     forward = Forward(problem, method, options, plan, model, given, keep)
     forward.dense = graph and not isinstance(sensealg, DiscreteAdjoint)
     if graph and not options.dense and not steps:
@@ -114,6 +116,16 @@ def run(
     return solution
 
 
+def _plainly(
+    problem: ODEProblem, options: SolveOptions, plan: Plan, model: Model, tensors: Sequence[Tensor]
+) -> Solution | None:
+    """A solve that keeps nothing."""
+    if torch.is_grad_enabled():
+        with torch.no_grad():
+            return plain_solve(problem, options, plan, model, model.arguments(tensors, kept=False))
+    return plain_solve(problem, options, plan, model, model.arguments(tensors, kept=False))
+
+
 def _run_rows(
     problem: ODEProblem, method: Method, options: SolveOptions, model: Model, tensors: Sequence[Tensor], began: float
 ) -> Solution:
@@ -125,12 +137,20 @@ def _run_rows(
     solution, message = rows.solve(
         problem, method, options, model, given, _has_graph(problem, options, given.params, sensealg), sensealg
     )
+    _described(solution, method, sensealg, reason, began)
+    if options.throw and not solution.status.ok:
+        raise failure(solution.status, message, None, (problem.t0.value, problem.t1.value), method)
+    return solution
+
+
+def _described(
+    solution: Solution, method: Method, sensealg: SenseAlg | None, reason: str, began: float
+) -> Solution:  # fmt: skip
+    """With what there is to say about every solve."""
     stats = solution.stats
     stats.backend, stats.method, stats.reason = CompiledBackend.name, str(method), reason
     stats.sensealg = "none" if sensealg is None else sensealg.name
     stats.time = time.perf_counter() - began
-    if options.throw and not solution.status.ok:
-        raise failure(solution.status, message, None, (problem.t0.value, problem.t1.value), method)
     return solution
 
 

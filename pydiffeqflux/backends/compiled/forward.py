@@ -162,13 +162,15 @@ class Forward:
     where: array[Any] = field(init=False)
     thetas: array[Any] = field(init=False)
 
-    def run(self, y0: Tensor) -> None:
-        """Solve from ``y0``."""
+    def run(self, y0: Tensor, join: Callable[[array[Any]], None] | None = None) -> None:
+        """Solve from ``y0``; ``join`` tells the loop of other threads that solve other parts of the state."""
         n, dtype, plan, model = y0.numel(), y0.dtype, self.plan, self.model
         saves = plan.ints[at.SAVES]
         self.ints = array("q", plan.ints)
         self.ints[at.KEEP] = self.keep
         self.ints[at.DENSE] |= self.dense
+        if join is not None:
+            join(self.ints)
         self.where, self.thetas = zeros("q", saves), zeros("d", saves)
         self.states = torch.empty(max(saves, 1), n, dtype=dtype)
         state_ints, state_floats = zeros("q", at.STATE_INTS), array("d", AT_START)
@@ -177,27 +179,28 @@ class Forward:
         if plan.table.implicit:
             self.ints[at.JACOBIAN] = model.address("jac", ("jac",))
             self.ints[at.SPACE] = model.work
-        self.work = torch.empty(2 * n + model.work + space, dtype=dtype)
+        self.work = torch.empty(plan.table.scratch * n + model.work + space, dtype=dtype)
         work = self.work.data_ptr()
         scratch = work + (model.work + space) * self.work.element_size()
         before = place(self.ints), *plan.addresses, *self.given.addresses, work, place(state_ints), place(state_floats)
         after = self.states.data_ptr(), place(self.where), place(self.thetas), scratch
         loop = loop_of(model.single)
         room = 1 if not self.keep or self.checkpoints is not None else model.room
-        self.buffers = b = Buffers.make(room, n, plan.table.every, dtype)
-        ctypes.memmove(b.y.data_ptr(), y0.data_ptr(), n * y0.element_size())
+        self.buffers = Buffers.make(room, n, plan.table.every, dtype)
+        ctypes.memmove(self.buffers.y.data_ptr(), y0.data_ptr(), n * y0.element_size())
         while True:
             self.ints[at.CAPACITY] = room
-            code = loop(address, *before, *b.addresses, *after)
+            code = loop(address, *before, *self.buffers.addresses, *after)
             self.accepted = state_ints[at.ACCEPTED]
             if self.checkpoints is not None:
                 room = self._checkpoint(n)
-                b = self.buffers
             elif code == at.FULL:
                 room *= 2
-                self.buffers = b = b.grown(room)
+                self.buffers = self.buffers.grown(room)
             if code != at.FULL:
                 break
+        if self.checkpoints is not None:
+            self._restart(0, 0)  # the last state is all that anybody asks of them now
         self.njac = state_ints[at.JACOBIANS]
         self.rejected, self.nf = state_ints[at.REJECTED], state_ints[at.EVALUATIONS]
         self.saved, self.t = state_ints[at.NEXT_SAVE], state_floats[at.NOW]
@@ -209,7 +212,7 @@ class Forward:
     def _checkpoint(self, n: int) -> int:
         """Take note of the steps that the buffers hold, and begin them anew; how many they have room for now."""
         assert self.checkpoints is not None
-        b, base, every = self.buffers, self.ints[at.BASE], self.table.every
+        b, base = self.buffers, self.ints[at.BASE]
         count = self.accepted - base
         if base == 0:
             self.times, self.sizes, self.extras = array("d", [self.problem.t0.value]), array("d"), array("q")
@@ -217,14 +220,22 @@ class Forward:
         self.sizes.extend(b.h[:count].tolist())
         self.extras.extend(b.extras[:count].tolist())
         self.checkpoints.add(Snapshot(base, b.y[:n].clone(), b.k[:n].clone()))
-        # The next buffers end where the next snapshot is due.
+        # The next stretch ends where the next snapshot is due.
         room = self.checkpoints.spacing - self.accepted % self.checkpoints.spacing
-        new = Buffers.make(room, n, every, b.y.dtype)
-        new.y[:n] = b.y[count * n : (count + 1) * n]
-        new.k[: every * n] = b.k[count * every * n : (count + 1) * every * n]
-        self.buffers = new
+        del b
+        self._restart(count, room)
         self.ints[at.BASE] = self.accepted
         return room
+
+    def _restart(self, row: int, room: int) -> None:
+        """Let the buffers begin with this row; there are never two of them, that would be twice the memory."""
+        b, n, wide = self.buffers, self.ints[at.N], self.ints[at.N] * self.table.every
+        y, k = b.y[row * n : (row + 1) * n].clone(), b.k[row * wide : (row + 1) * wide].clone()
+        if room > b.room or room == 0:
+            dtype = b.y.dtype
+            del b, self.buffers
+            self.buffers = b = Buffers.make(room, n, self.table.every, dtype)
+        b.y[:n], b.k[:wide] = y, k
 
     def _ending(self, code: int, dt: float) -> None:
         """The status and message for what the loop returned, in the eager loop's words."""

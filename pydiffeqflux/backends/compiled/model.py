@@ -20,7 +20,7 @@ from torch import Tensor
 from ...errors import PyDiffEqFluxError, UntraceableError
 from ...graph import Kernels
 from ...graph import kernels as trace_kernels
-from ...graph.program import Product, Reduction
+from ...graph.program import Loop, Product, Reduction
 from ...graph.reach import Reach, Reached, reach
 from ...graph.value import contiguous_strides
 from ...problem import ODEProblem
@@ -31,6 +31,7 @@ from . import toolchain
 from .emit import emit
 from .lang.machine import Loaded
 from .plan import Plans
+from .row import row_of
 
 log = logging.getLogger("pydiffeqflux")
 
@@ -61,6 +62,8 @@ class Model:
     rows_agree: bool | None = None
     #: Whether evaluating the function leaves everything that it reaches as it was (but for tensors' values).
     pure: bool = True
+    #: Models of as many threads' parts of the rows; None where rows are not to be parted (see ``shards``).
+    parts: dict[int, Model | None] = field(default_factory=dict)
     #: Second derivatives, or why there are none; made when first asked for (see ``second``).
     second: Any = None
     plans: Plans = field(default_factory=Plans)
@@ -100,6 +103,15 @@ class Model:
                 total += 2 * s.batch * s.rows * s.inner * s.columns
             elif isinstance(s, Reduction):
                 total += 2 * math.prod(n for _, n in (*s.over, *s.across))
+        return total
+
+    @functools.cached_property
+    def operations(self) -> int:
+        """How much work one evaluation is: passes through loops, eight of a product's to one of a formula's."""
+        total = self.flops // 8
+        for s in self.traced.program("f").statements:
+            if isinstance(s, Loop):
+                total += math.prod(n for _, n in s.over)
         return total
 
     def params_among(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -198,8 +210,6 @@ def model_of(problem: ODEProblem) -> tuple[Model | str, list[Tensor]]:
 def known(problem: ODEProblem, options: SolveOptions) -> bool:
     """Whether this function has been traced (or tried) before."""
     if options.per_sample:
-        from .rows import row_of
-
         problem = row_of(problem)
     state, walked = _state(problem), _walked(problem.func)
     return state in walked.models or (tuple(walked.reach.facts), state) in _models

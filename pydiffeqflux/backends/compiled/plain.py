@@ -46,7 +46,7 @@ class Room:
             space = 2 * n * n + 2 * n
             ints[at.JACOBIAN] = model.address("jac", ("jac",))
             ints[at.SPACE] = model.work
-        work = torch.empty(2 * n + model.work + space, dtype=dtype)
+        work = torch.empty(plan.table.scratch * n + model.work + space, dtype=dtype)
         where, thetas = zeros("q", saves), zeros("d", saves)
         state_ints, state_floats = zeros("q", at.STATE_INTS), zeros("d", at.STATE_FLOATS)
         buffers = Buffers.make(1, n, plan.table.every, dtype)
@@ -70,7 +70,7 @@ def solve(problem: ODEProblem, options: SolveOptions, plan: Plan, model: Model, 
         room = plan.rooms.pop()  # another thread may be solving the same
     except IndexError:
         room = Room.make(plan, model, dtype)
-    states = torch.empty(saves, n, dtype=dtype) if saves else room.buffers.y
+    states = torch.empty((saves, *y0.shape), dtype=dtype) if saves else room.buffers.y
     room.state_ints[:], room.state_floats[:] = _FRESH, _START
     if not y0.is_contiguous():
         y0 = y0.contiguous()
@@ -83,7 +83,7 @@ def solve(problem: ODEProblem, options: SolveOptions, plan: Plan, model: Model, 
     accepted = found[at.ACCEPTED]
     if not saves:
         last = accepted & 1
-        states = room.buffers.y[last * n : (last + 1) * n].clone()
+        states = room.buffers.y[last * n : (last + 1) * n].clone().view(1, *y0.shape)
     stats = Stats(
         nf=found[at.EVALUATIONS], naccept=accepted, nreject=found[at.REJECTED], njac=found[at.JACOBIANS]
     )  # fmt: skip
@@ -91,10 +91,9 @@ def solve(problem: ODEProblem, options: SolveOptions, plan: Plan, model: Model, 
     plan.rooms.append(room)
     if code != at.DONE or not (plan.table.adaptive or bool(torch.isfinite(states[-1:]).all())):
         return None
-    ys = states.view(saves or 1, *y0.shape)
     spec = problem.spec
     ts = _times(options, plan, end)
-    return Solution(ts, ys if spec is None else spec.unflatten(ys), stats, Status.SUCCESS, [])
+    return Solution(ts, states if spec is None else spec.unflatten(states), stats, Status.SUCCESS, [])
 
 
 def _times(options: SolveOptions, plan: Plan, end: float) -> Tensor:

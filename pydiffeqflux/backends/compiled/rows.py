@@ -28,6 +28,7 @@ from .loops import rows as loop
 from .model import Arguments, Model
 from .observed import Observation, differentiable_gradients, gradients, node
 from .plan import Plan, place, zeros
+from .row import row_of
 
 #: Rows from which on torch's threads share them.
 MANY = 64
@@ -49,22 +50,6 @@ class Solved:
     accepted: list[int]
     rejected: list[int]
     nf: int
-
-
-def row_of(problem: ODEProblem) -> ODEProblem:
-    """The problem of a single row, whose function sees times as the whole batch's does."""
-    y0 = problem.packed.detach()[:1]
-    return ODEProblem(RowFunction(problem.func), y0, (problem.t0.value, problem.t1.value))
-
-
-@dataclass(frozen=True)
-class RowFunction:
-    """``func`` of one row; times get a dimension for each of the state's."""
-
-    model: Callable[[Tensor, Any], Any]
-
-    def __call__(self, t: Tensor, y: Tensor) -> Any:
-        return self.model(t.reshape([1] * y.dim()), y)
 
 
 def agrees(problem: ODEProblem, model: Model, given: Arguments) -> bool:
@@ -164,7 +149,7 @@ def _all(plan: Plan, model: Model, given: Arguments, y0: Tensor) -> Solved:
     """All rows, without keeping steps."""
     rows, n = y0.shape
     saves = plan.ints[at.SAVES]
-    states = y0.new_full((saves, rows, n), torch.nan)
+    states = torch.empty(saves, rows, n, dtype=y0.dtype)
     final = torch.empty_like(y0)
     ends, found, codes = zeros("d", rows), zeros("q", 4 * rows), zeros("q", rows)
     address, every, loops = model.address("f"), plan.table.every, loop_of(model.single)
@@ -173,7 +158,7 @@ def _all(plan: Plan, model: Model, given: Arguments, y0: Tensor) -> Solved:
         ints = array("q", plan.ints)
         si, sf, t = zeros("q", at.STATE_INTS), zeros("d", at.STATE_FLOATS), zeros("d", 4)
         own, marks = zeros("d", 4 + 2 * saves + 2), zeros("q", 4 + saves)
-        sizes = (model.work, 2 * n, 2 * every * n, 2 * n + max(saves, 1) * n)
+        sizes = (model.work, 2 * n, 2 * every * n, (plan.table.scratch + loop.TOGETHER * max(saves, 1)) * n)
         memory = torch.empty(sum(sizes), dtype=y0.dtype)
         w, y, k, work = (x.data_ptr() for x in memory.split_with_sizes(sizes))
         floats, *rest = plan.addresses

@@ -39,6 +39,8 @@ class Table:
     def __post_init__(self) -> None:
         self.implicit = bool(self.ints[at.FAMILY])
         self.address = self.tab.ctypes.data
+        #: How many states the loop needs room for to work in.
+        self.scratch = max(2, int(self.ints[at.DEGREE]))
 
 
 def table_of(method: Method) -> Table | None:

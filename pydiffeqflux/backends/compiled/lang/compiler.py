@@ -48,6 +48,8 @@ class Unit:
             assert isinstance(tree, ast.FunctionDef)
             self._keep.append(source)
             self.define(tree, source.__globals__, key=id(source), export=export)
+            if getattr(source, "apart", False) and not export:
+                self._done[id(source)][0].attributes.add("noinline")
         return self._done[id(source)]
 
     def define(self, tree: ast.FunctionDef, names: dict[str, Any], *, key: int, export: bool) -> None:

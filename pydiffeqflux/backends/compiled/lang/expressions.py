@@ -317,6 +317,15 @@ class Expressions:
     def _do_ints_at(self, address: Value) -> Value:
         return self._array_at(address, INT)
 
+    def _do_peek(self, x: Value, k: Value) -> Value:
+        place = self.b.gep(x.llvm, [k.llvm], source_etype=INT)
+        return Value(self.b.load_atomic(place, "acquire", 8, typ=INT), INT)
+
+    def _do_poke(self, x: Value, k: Value, value: Value) -> Value:
+        place = self.b.gep(x.llvm, [k.llvm], source_etype=INT)
+        self.b.store_atomic(value.llvm, place, "release", 8)
+        return Value(None, VOID)
+
     def _array_at(self, address: Value, element: Any) -> Value:
         return Value(self.b.inttoptr(address.llvm, ir.PointerType(element)), Pointer(element))
 

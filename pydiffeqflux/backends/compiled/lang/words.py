@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +13,14 @@ Wide = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 #: A number of the state's dtype.
 Real = float
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def apart(function: _F) -> _F:
+    """A function that is called where others are inlined: what is called from many places is compiled only once."""
+    function.apart = True  # type: ignore[attr-defined]
+    return function
 
 
 def real(x: float) -> Real:
@@ -36,6 +45,16 @@ def wide_at(address: int) -> Wide:
 
 def ints_at(address: int) -> Ints:
     """The array of integers at an address."""
+    raise NotImplementedError("a word of the compiled language")
+
+
+def peek(x: Ints, k: int) -> int:
+    """``x[k]``, which another thread may write to: what it wrote before ``poke`` is seen from then on."""
+    raise NotImplementedError("a word of the compiled language")
+
+
+def poke(x: Ints, k: int, value: int) -> None:
+    """``x[k] = value``, for other threads to ``peek`` at."""
     raise NotImplementedError("a word of the compiled language")
 
 

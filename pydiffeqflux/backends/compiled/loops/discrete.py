@@ -7,7 +7,7 @@ As in the eager loop, step sizes are constants, but for the last one, which is c
 
 from __future__ import annotations
 
-from ..lang.words import Ints, Real, Reals, Wide, kernel, real
+from ..lang.words import Ints, Real, Reals, Wide, apart, kernel, real
 from . import layout as at
 from .explicit import extra_stages, stages_of_step
 from .rosenbrock import combine
@@ -36,6 +36,7 @@ def replay(f: int, ic: Ints, tab: Wide, p: Reals, c: Reals, ci: Ints, w: Reals, 
     return 0
 
 
+@apart
 def nonzero(n: int, x: Reals) -> bool:
     """Whether any entry is not zero (NaN is not)."""
     for m in range(n):  # noqa: SIM110 (a word of the language)
@@ -188,6 +189,7 @@ def sweep(v: int, ic: Ints, tab: Wide, p: Reals, c: Reals, ci: Ints, w: Reals, f
     return 0
 
 
+@apart
 def spread(n: int, stages: int, tab: Wide, first: int, h: float, bar: Reals, k: Reals, kbar: Reals,
            timed: bool) -> float:  # fmt: skip
     """The reverse of ``combine``: gradients of the slopes, and (returned, where ``timed``) that of ``h``."""
@@ -203,6 +205,7 @@ def spread(n: int, stages: int, tab: Wide, first: int, h: float, bar: Reals, k: 
     return moved
 
 
+@apart
 def inner(n: int, x: Reals, y: Reals) -> float:
     """The inner product, summed up in double precision."""
     total = 0.0

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 
-from ..lang.words import Ints, Reals, Wide, bits, kernel, real, wide_from_bits
+from ..lang.words import Ints, Reals, Wide, apart, bits, kernel, real, select, wide_from_bits
 from . import layout as at
+from .meeting import together
 from .rosenbrock import combine, jacobian, rosenbrock_step
 
 _TINY_STEP = 1e-300
 _EXPONENT = 0x7FF0000000000000
 _EPSILON = 2.0**-52
+#: Entries of the state up to which three and more save times in one step are read off a polynomial in theta.
+SEVERAL = 16
 #: The largest number below 1: times it, a number becomes its neighbour towards zero.
 _JUST_BELOW = 1.0 - 2.0**-53
 
@@ -91,7 +94,7 @@ def error_ratio(ic: Ints, tab: Wide, h: float, y: Reals, yr: int, y1r: int, k: R
 def norm(ic: Ints, x: Reals) -> float:
     """The root mean square of all entries; of parts of the state, each with one of its own, the largest."""
     if ic[at.PART_END] == 0:
-        return mean_square(0, ic[at.N], x)
+        return root(together(ic, squares(0, ic[at.N], x)), ic[at.N] * max(ic[at.SHARDS], 1))
     first, second = mean_square(0, ic[at.PART_1], x), mean_square(ic[at.PART_1], ic[at.PART_2], x)
     third = mean_square(ic[at.PART_2], ic[at.PART_END], x)
     if math.isnan(first + second + third):
@@ -99,13 +102,24 @@ def norm(ic: Ints, x: Reals) -> float:
     return max(first, second, third)
 
 
-def mean_square(start: int, end: int, x: Reals) -> float:
-    """The root of the mean square of some entries."""
+@apart
+def squares(start: int, end: int, x: Reals) -> float:
+    """The sum of the squares of some entries."""
     total = 0.0
     for m in range(start, end):
         part = float(x[m])
         total += part * part
-    return math.sqrt(total) * (1.0 / math.sqrt(float(end - start))) if end > start else 0.0
+    return total
+
+
+def root(total: float, count: int) -> float:
+    """The root of the mean of so many squares."""
+    return math.sqrt(total) * (1.0 / math.sqrt(float(count))) if count > 0 else 0.0
+
+
+def mean_square(start: int, end: int, x: Reals) -> float:
+    """The root of the mean square of some entries."""
+    return root(squares(start, end, x), end - start)
 
 
 def first_step(f: int, ic: Ints, fc: Wide, y: Reals, k: Reals, rtol: Reals, atol: Reals, p: Reals,
@@ -160,6 +174,31 @@ def interpolate(ic: Ints, tab: Wide, theta: float, h: float, y: Reals, yr: int, 
         out[o + m] += y[yr + m]
 
 
+def polynomial(ic: Ints, tab: Wide, h: float, k: Reals, kr: int, out: Reals) -> None:
+    """The step's interpolant as a polynomial: coefficients of ``theta``, ``theta ** 2``, ..., ``n`` numbers each."""
+    n, every, degree = ic[at.N], ic[at.STAGES] + ic[at.EXTRA], ic[at.DEGREE]
+    first = 4 * every + every * every
+    if ic[at.FAMILY] == 1:
+        h = 1.0
+    for m in range(n):
+        for d in range(degree):
+            total = 0.0
+            for j in range(every):
+                weight = tab[first + j * degree + d]
+                if weight != 0.0:
+                    total += weight * k[kr + j * n + m]
+            out[d * n + m] = real(total * h)
+
+
+def evaluate(n: int, degree: int, theta: float, coefficients: Reals, y: Reals, yr: int, out: Reals, o: int) -> None:
+    """That polynomial at ``theta``, added to the state at the step's start; summed up in double precision."""
+    for m in range(n):
+        total = 0.0
+        for back in range(degree):
+            total = (total + coefficients[(degree - 1 - back) * n + m]) * theta
+        out[o + m] = y[yr + m] + real(total)
+
+
 def reach(t: float, target: float, sign: float) -> float:
     """The step to ``target``, such that ``t + dt`` is never a rounding error beyond it."""
     dt = target - t
@@ -180,7 +219,7 @@ def integrate(f: int, ic: Ints, fc: Wide, tab: Wide, saves: Wide, rtol: Reals, a
             their slopes, and whether the interpolant's own were evaluated. Without ``KEEP`` two rows in turn.
         saved, where, thetas: the states at the save times, the step that each lies in (one at an end of the span:
             minus 1 minus the number of steps before it), and where in it.
-        work: two states.
+        work: two states, or as many as the interpolant's degree (see ``Table.scratch``).
     """
     n, s, every = ic[at.N], ic[at.STAGES], ic[at.STAGES] + ic[at.EXTRA]
     t0, t1 = fc[at.T0], fc[at.T1]
@@ -194,9 +233,11 @@ def integrate(f: int, ic: Ints, fc: Wide, tab: Wide, saves: Wide, rtol: Reals, a
         si[at.EVALUATIONS] = 1
         sf[at.SIZE] = fc[at.DT]
         if adaptive and math.isnan(fc[at.DT]):
+            bad = 0.0
             for m in range(n):
-                if not math.isfinite(k[carry + m]):
-                    return at.NON_FINITE_SLOPE
+                bad += select(math.isfinite(k[carry + m]), 0.0, 1.0)
+            if together(ic, bad) > 0.0:
+                return at.NON_FINITE_SLOPE
             sf[at.SIZE] = first_step(f, ic, fc, y, k[carry:], rtol, atol, p, c, ci, w, work)
             si[at.EVALUATIONS] += 1
             if math.isnan(sf[at.SIZE]):
@@ -263,7 +304,8 @@ def integrate(f: int, ic: Ints, fc: Wide, tab: Wide, saves: Wide, rtol: Reals, a
                 continue
             ratio = max(ratio, 1e-10)
             factor = fc[at.SAFETY] * ratio ** fc[at.POWER]
-            factor *= sf[at.PREVIOUS] ** fc[at.POWER_1] * sf[at.BEFORE] ** fc[at.POWER_2]
+            if fc[at.POWER_1] != 0.0 or fc[at.POWER_2] != 0.0:
+                factor *= sf[at.PREVIOUS] ** fc[at.POWER_1] * sf[at.BEFORE] ** fc[at.POWER_2]
             limit = 1.0 if si[at.AFTER_REJECTION] else fc[at.FACTOR_MAX]
             sf[at.BEFORE], sf[at.PREVIOUS] = sf[at.PREVIOUS], ratio
             si[at.AFTER_REJECTION] = 0
@@ -278,9 +320,15 @@ def integrate(f: int, ic: Ints, fc: Wide, tab: Wide, saves: Wide, rtol: Reals, a
             if extras[row]:
                 extra_stages(f, ic, tab, t, h, y, row * n, nxt * n, k, row * wide, p, c, ci, w, work)
                 si[at.EVALUATIONS] += every - s
+        several = inside and n <= SEVERAL and next_save + 2 < count and (t_next - saves[next_save + 2]) * sign >= 0
+        if several:
+            polynomial(ic, tab, h, k, row * wide, work)
         while inside:
             theta = (saves[next_save] - t) / h
-            interpolate(ic, tab, theta, h, y, row * n, k, row * wide, saved, next_save * n)
+            if several:
+                evaluate(n, ic[at.DEGREE], theta, work, y, row * n, saved, next_save * n)
+            else:
+                interpolate(ic, tab, theta, h, y, row * n, k, row * wide, saved, next_save * n)
             where[next_save] = accepted
             thetas[next_save] = theta
             next_save += 1

@@ -28,7 +28,9 @@ CARRY = 16  #: the slot that holds f at the start of the step
 JACOBIAN = 17  #: the address of the kernel of the Jacobian
 SPACE = 18  #: where in the work space the Jacobian and its factors lie
 PART_1, PART_2, PART_END = 19, 20, 21  #: the norm is the largest of those of the entries up to each of these
-INTS = 22
+SHARDS, SHARD = 22, 23  #: how many threads share the state (0 or 1: none), each with as many entries; which this is
+MEETING, GIVE_WAY = 24, 25  #: addresses: where they meet (see ``meeting``), and of a function that lets others run
+INTS = 26
 
 T0, T1, DT, DT_MIN, DT_MAX = 0, 1, 2, 3, 4  #: DT: NaN where it was not given
 SAFETY, FACTOR_MIN, FACTOR_MAX = 5, 6, 7

@@ -7,12 +7,24 @@ from __future__ import annotations
 
 import math
 
-from ..lang.words import Ints, Reals, Wide, kernel, real
+from ..lang.words import Ints, Reals, Wide, apart, kernel, real
 from . import layout as at
 
+#: Entries of the state up to which a loop over them costs more than it does.
+FEW = 4
 
+
+@apart
 def combine(n: int, stages: int, tab: Wide, first: int, h: float, k: Reals, row: int, out: Reals, o: int) -> None:
-    """``out += h * sum_j tab[first + j] * k[row + j]``, one slope after the other."""
+    """``out += h * sum_j tab[first + j] * k[row + j]``, one slope after the other; few entries one by one."""
+    if n <= FEW:
+        for m in range(n):
+            total = out[o + m]
+            for j in range(stages):
+                if tab[first + j] != 0.0:
+                    total += real(h * tab[first + j]) * k[row + j * n + m]
+            out[o + m] = total
+        return
     for j in range(stages):
         weight = tab[first + j]
         if weight != 0.0:

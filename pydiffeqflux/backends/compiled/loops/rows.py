@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from ..lang.words import Ints, Reals, Wide
 from . import layout as at
 from .explicit import integrate
+
+#: Rows whose saved states are put in their places together: these lie far from those of the next save time.
+TOGETHER = 8
 
 
 def integrate_rows(f: int, first: int, count: int, rows: int, ic: Ints, fc: Wide, tab: Wide, saves: Wide, rtol: Reals,
@@ -18,9 +23,11 @@ def integrate_rows(f: int, first: int, count: int, rows: int, ic: Ints, fc: Wide
         saved: ``(saves, rows, n)``; final: the states that the rows ended with.
         ends: the time at which each row ended; codes: how; found: steps accepted, rejected, evaluations and saved
             states of each row.
-        t, y, k, own, marks, work: room for two steps and one row's saved states (see ``explicit.integrate``).
+        t, y, k, own, marks, work: room for two steps (see ``explicit.integrate``), and for the saved states of
+            ``TOGETHER`` rows.
     """
     n, saving = ic[at.N], ic[at.SAVES]
+    rooms = work[max(2, ic[at.DEGREE]) * n :]
     places, thetas = marks[4:], own[4 + saving :]
     for r in range(first, first + count):
         for m in range(at.STATE_INTS):
@@ -29,13 +36,20 @@ def integrate_rows(f: int, first: int, count: int, rows: int, ic: Ints, fc: Wide
             y[m] = y0[r * n + m]
         sf[at.PREVIOUS] = 1.0
         sf[at.BEFORE] = 1.0
-        room = work[2 * n :]
+        beside = (r - first) % TOGETHER
+        room = rooms[beside * saving * n :]
         codes[r] = integrate(
             f, ic, fc, tab, saves, rtol, atol, p, c, ci, w, si, sf, t, own, y, k, marks, room, places, thetas, work
         )
-        for i in range(si[at.NEXT_SAVE]):
+        for i in range(si[at.NEXT_SAVE], saving):
             for m in range(n):
-                saved[(i * rows + r) * n + m] = room[i * n + m]
+                room[i * n + m] = math.nan
+        if beside == TOGETHER - 1 or r == first + count - 1:
+            start = r - beside
+            for i in range(saving):
+                for b in range(beside + 1):
+                    for m in range(n):
+                        saved[(i * rows + start + b) * n + m] = rooms[(b * saving + i) * n + m]
         last = (si[at.ACCEPTED] & 1) * n
         for m in range(n):
             final[r * n + m] = y[last + m]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.optimize import brentq
 from torch import Tensor
 
 from ....callbacks import Event
@@ -205,6 +204,8 @@ class DelayedIntegration(Integration):
 
         if gap(left) * gap(right) >= 0:  # it was on the other side from the start, by rounding
             return left
+        from scipy.optimize import brentq  # SciPy is slow to import
+
         return float(brentq(gap, left, right, xtol=1e-15, rtol=8.9e-16))
 
     def _stays(self, step: Step, dt: float, size: Scalar, target: float | None) -> bool:
