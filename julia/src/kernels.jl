@@ -219,12 +219,14 @@ function odefunction(k::Kernels)
 end
 
 """
-    plainfunction(kernels)
+    plainfunction(kernels; products...)
 
 The right-hand side without its vector-Jacobian products, for algorithms that find them in a way of their own, and for
 solvers that run on numbers that carry derivatives.
 """
-function plainfunction(k::Kernels)
-    k.jac == C_NULL && return ODEFunction{true, SciMLBase.FullSpecialize}(RightHandSide(k))
-    return ODEFunction{true, SciMLBase.FullSpecialize}(RightHandSide(k); jac = Jacobian(k), tgrad = TimeGradient(k))
+function plainfunction(k::Kernels; products...)
+    k.jac == C_NULL && return ODEFunction{true, SciMLBase.FullSpecialize}(RightHandSide(k); products...)
+    return ODEFunction{true, SciMLBase.FullSpecialize}(
+        RightHandSide(k); jac = Jacobian(k), tgrad = TimeGradient(k), products...
+    )
 end

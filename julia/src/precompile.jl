@@ -46,8 +46,8 @@ end
 address(x::Array) = Int64(UInt(pointer(x)))
 
 "Run one solve and one gradient of the toy, the way that `pydiffeqflux` does."
-function exercise(::Type{T}, solver::String, sensealg::String) where {T}
-    alg, sense = bridge_algorithm(solver), bridge_sensitivity(sensealg, "")
+function exercise(::Type{T}, solver::String, sensealg::String, options::String = "") where {T}
+    alg, sense = bridge_algorithm(solver), bridge_sensitivity(sensealg, options)
     kernels = hold(toy(T; jac = bridge_kind(alg)[1]))
     y0, p, us, last, seeds, du0, dp = ones(T, 2), T[0.5], zeros(T, 6), zeros(T, 2), ones(T, 6), zeros(T, 2), zeros(T, 1)
     saves, rtol, atol = [0.0, 0.5, 1.0], [1.0e-3], [1.0e-6]
