@@ -66,18 +66,25 @@ function exercise(::Type{T}, solver::String, sensealg::String, options::String =
     return nothing
 end
 
+# How Python writes the options of the continuous adjoints.
+const CHECKPOINTING = "autojacvec = \"traced\", checkpointing = false,"
+const TOLERANCES = "autojacvec = \"traced\", abstol = 1.0e-6, reltol = 0.001,"
+
 @setup_workload begin
     @compile_workload begin
         bridge_entries()
         for T in (Float32, Float64)
-            exercise(T, "Tsit5", "GaussAdjoint")
+            for name in ("GaussAdjoint", "InterpolatingAdjoint", "BacksolveAdjoint")
+                exercise(T, "Tsit5", name, CHECKPOINTING)
+            end
+            exercise(T, "Tsit5", "QuadratureAdjoint", TOLERANCES)
+            exercise(T, "Rodas5P", "GaussAdjoint", CHECKPOINTING)
         end
-        exercise(Float64, "Tsit5", "InterpolatingAdjoint")
-        exercise(Float64, "Tsit5", "BacksolveAdjoint")
-        exercise(Float64, "Tsit5", "QuadratureAdjoint")
-        for T in (Float32, Float64)
-            exercise(T, "Rodas5P", "GaussAdjoint")
-        end
-        exercise(Float64, "FBDF", "GaussAdjoint")
+        exercise(Float64, "Tsit5", "GaussKronrodAdjoint", CHECKPOINTING)
+        exercise(Float64, "Tsit5", "ForwardSensitivity")
+        exercise(Float64, "Rodas5P", "InterpolatingAdjoint", CHECKPOINTING)
+        exercise(Float64, "Rodas5P", "QuadratureAdjoint", TOLERANCES)
+        exercise(Float64, "FBDF", "GaussAdjoint", CHECKPOINTING)
+        exercise(Float64, "KenCarp4", "GaussAdjoint", CHECKPOINTING)
     end
 end

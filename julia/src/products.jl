@@ -12,6 +12,8 @@ struct DerivedProduct{How, T} <: Function
     kernels::Kernels{T}
 end
 
+SciMLBase.numargs(::DerivedProduct) = (5,)
+
 "What is to be differentiated: `v` times the right-hand side, as a function of the parameters."
 function weighing(k::Kernels, v, u, t)
     return function (p)
