@@ -22,7 +22,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +52,19 @@ DIFFEQFLUX = (
 
 #: Method, dtype, sensitivity algorithm.
 LATENCIES = (
-    ("tsit5", "float32", "GaussAdjoint"),
-    ("tsit5", "float64", "GaussAdjoint"),
-    ("tsit5", "float64", "InterpolatingAdjoint"),
-    ("tsit5", "float64", "QuadratureAdjoint"),
-    ("tsit5", "float64", "BacksolveAdjoint"),
-    ("rodas5p", "float64", "GaussAdjoint"),
+    *(
+        ("tsit5", dtype, name)
+        for dtype in ("float32", "float64")
+        for name in ("GaussAdjoint", "QuadratureAdjoint", "InterpolatingAdjoint", "BacksolveAdjoint")
+    ),
+    ("tsit5", "float64", "GaussKronrodAdjoint"),
+    ("tsit5", "float64", "ForwardSensitivity"),
+    ("tsit5", "float64", "ForwardDiffSensitivity"),
     ("rodas5p", "float32", "GaussAdjoint"),
+    *(("rodas5p", "float64", name) for name in ("GaussAdjoint", "QuadratureAdjoint", "InterpolatingAdjoint")),
     ("FBDF", "float64", "GaussAdjoint"),
+    ("kencarp4", "float64", "GaussAdjoint"),
+    ("vern7", "float64", "GaussAdjoint"),
 )
 
 
@@ -131,8 +136,10 @@ def gradient(
     backend: str = "julia",
     tol: float = 1e-6,
     sensealg: str | None = None,
+    rows: int | None = None,
 ) -> None:
-    problem = pdf.ODEProblem(func, STARTS[dtype], (0.0, 1.5))
+    start = STARTS[dtype] if rows is None else STARTS[dtype].expand(rows, 2)
+    problem = pdf.ODEProblem(func, start, (0.0, 1.5))
     sol = pdf.solve(
         problem, method, saveat=SAVES, rtol=tol, atol=tol, backend=backend, dense=False, sensealg=sensealg
     )  # fmt: skip
@@ -149,6 +156,20 @@ def flat_gradient(net: nn.Module, work: Callable[[], None]) -> Tensor:
     return found.double()
 
 
+class Nothing(torch.autograd.Function):
+    """A solve that does nothing: what is left is torch's own, whatever solves."""
+
+    @staticmethod
+    def forward(ctx: Any, ys: Tensor, flat: Tensor, *params: Tensor) -> Tensor:
+        ctx.flat, ctx.params = flat, params
+        return ys
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        parts: Sequence[Tensor] = torch._C._nn.unflatten_dense_tensors(ctx.flat, list(ctx.params))
+        return (None, None, *parts)
+
+
 def run_spiral(running: Session, aside: Aside, rounds: int, algorithms: tuple[str, ...]) -> dict[str, Clocked]:
     torch.manual_seed(0)
     func, net = spiral(50)
@@ -162,8 +183,10 @@ def run_spiral(running: Session, aside: Aside, rounds: int, algorithms: tuple[st
     wide = nn.Sequential(*net).double()
     exact = flat_gradient(wide, lambda: gradient(lambda t, y: wide(y**3), "vern9", torch.float64, "eager", 1e-12))
     net.float()
-    errors = {"bridge": error(flat_gradient(net, bridge), exact)}
+    errors: dict[str, float | None] = {"bridge": error(flat_gradient(net, bridge), exact)}
     works = {"bridge": bridge}
+    params, states = list(net.parameters()), torch.zeros(len(SAVES), 2)
+    works["torch"], errors["torch"] = (lambda: Nothing.apply(states, p, *params).square().sum().backward()), None
     works["ours"], value = aside.keep("ours", model.handle, p.data_ptr(), len(p))
     errors["ours"] = error(value, exact)
     for name in algorithms:
@@ -264,7 +287,7 @@ def run_stiff(aside: Aside, name: str, rounds: int) -> dict[str, Clocked]:
 
 
 def latency(method: str, dtype: str, sensealg: str) -> dict[str, float]:
-    """Seconds to a started session, to the first gradient, and to those of two more models."""
+    """Seconds to a started session, to the first gradient, and to those of two more models, of other sizes."""
     torch.set_num_threads(1)
     found, began = {}, time.perf_counter()
     session()
@@ -272,7 +295,7 @@ def latency(method: str, dtype: str, sensealg: str) -> dict[str, float]:
     for k, width in enumerate((50, 20, 7)):
         func, _ = spiral(width, getattr(torch, dtype))
         began = time.perf_counter()
-        gradient(func, method, getattr(torch, dtype), tol=1e-4, sensealg=sensealg)
+        gradient(func, method, getattr(torch, dtype), tol=1e-4, sensealg=sensealg, rows=(None, None, 3)[k])
         found[("first", "next", "third")[k]] = time.perf_counter() - began
     return found
 

@@ -16,6 +16,7 @@ from rich.table import Table
 WORDS = {
     "bridge": "pydiffeqflux from Python: solve, loss, backward",
     "ours": "the same Julia code, called from Julia",
+    "torch": "torch alone: a function that does nothing, loss, backward",
     "vjp": "Julia, all derivatives written by hand",
     "tape": "Julia, Jacobian by hand, ReverseDiff's compiled tape",
 }
@@ -79,7 +80,7 @@ def show(found: Found) -> None:
         console.print(table)
     if found.latency:
         table = Table(title="seconds to a gradient, each row in a process of its own")
-        for head in ("", "session", "first model", "next model", "third model"):
+        for head in ("", "session", "first model", "next model", "third, of another state"):
             table.add_column(head, justify="right" if head else "left")
         for case, took in found.latency.items():
             table.add_row(case, *(f"{took[key]:.2f}" for key in ("start", "first", "next", "third")))

@@ -19,7 +19,7 @@ using PrecompileTools: @compile_workload, @setup_workload
 using Random: AbstractRNG, Xoshiro
 using SciMLBase: SciMLBase, ODEFunction, ODEProblem, solve
 # Which is pinned: these are the ones that its algorithms run on.
-using SciMLSensitivity: SciMLSensitivity, DiffEqNoiseProcess, ForwardDiff, Tracker, Zygote
+using SciMLSensitivity: SciMLSensitivity, DiffEqNoiseProcess, ForwardDiff, ReverseDiff, Tracker, Zygote
 using SpecialFunctions: erf, erfc
 using StochasticDiffEq: StochasticDiffEq, StochasticDiffEqCore
 
@@ -29,7 +29,9 @@ include("interrupt.jl")     # Ctrl-C, and progress
 include("kernels.jl")       # compiled right-hand sides, as solvers call them
 include("algorithms.jl")    # solvers by name
 include("control.jl")       # step size control as Python describes it
+include("lu.jl")            # the linear equations of stiff solvers
 include("sensealgs.jl")     # sensitivity algorithms by name
+include("products.jl")      # products of the parameters that these lack
 include("implicit.jl")      # mass matrices and fully implicit equations
 include("events.jl")        # what may end a solve
 include("forward.jl")       # a solve

@@ -26,7 +26,7 @@ end
 
 # The forward solve once more, of a function without products: it is the solution's own that the adjoint looks at.
 function gradient(run::Run{T}, alg, sensealg::Untraced, seeds::Matrix{T}; reltol, abstol) where {T}
-    problem = ODEProblem{true}(plainfunction(run.kernels), initial(run), ended(run), run.p)
+    problem = ODEProblem{true}(differentiable(run.kernels, sensealg), initial(run), ended(run), run.p)
     dense = needsdense(sensealg.algorithm)
     solution = solve(
         problem, alg; dense, save_everystep = dense, again(run)..., (dense ? (;) : (; saveat = run.ts))...

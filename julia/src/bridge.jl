@@ -33,7 +33,7 @@ end
 "Let one of the functions be code of somebody else's, at this address."
 bridge_pointer(kernels::Int, name::AbstractString, address::Integer) = point!(HELD[kernels], Symbol(name), address)
 
-bridge_algorithm(text::AbstractString) = hold(algorithm(text))
+bridge_algorithm(text::AbstractString) = hold(factorising(algorithm(text)))
 
 "The names of all solvers, separated by blanks."
 bridge_names() = join(algorithms(), ' ')

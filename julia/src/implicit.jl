@@ -57,6 +57,7 @@ struct Residual{T} <: Function
     both::Vector{T}
 end
 Residual(k::Kernels{T}) where {T} = Residual{T}(k, zeros(T, k.n))
+SciMLBase.numargs(::Residual) = (5,)
 
 function (r::Residual{T})(out::Vector{T}, du::Vector{T}, u::Vector{T}, p::Vector{T}, t) where {T}
     copyto!(r.both, 1, u, 1, length(u))

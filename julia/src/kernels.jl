@@ -172,8 +172,7 @@ function (r::Jacobian{T})(J, u::StridedVector{<:Plain}, p::Memory1{T}, t) where 
     k = r.kernels
     k.njac += 1
     jacobian!(k, convert(Vector{T}, u), p, t)
-    # Emitted code writes by rows.
-    J .= transpose(reshape(k.J, k.n, k.n))
+    transposed!(J, k.J, k.n)
     return nothing
 end
 function (r::Jacobian)(J, u::AbstractVector, p::AbstractVector, t)
@@ -181,7 +180,16 @@ function (r::Jacobian)(J, u::AbstractVector, p::AbstractVector, t)
     k.njac += 1
     flat, ft = similar(J, length(J)), similar(J, k.n)
     generic(k, :jac, u, p, t, flat, ft)
-    J .= transpose(reshape(flat, k.n, k.n))
+    transposed!(J, flat, k.n)
+    return nothing
+end
+
+"Emitted code writes by rows."
+function transposed!(J, flat, n)
+    @inbounds for column in 1:n, row in 1:n
+
+        J[row, column] = flat[(row - 1) * n + column]
+    end
     return nothing
 end
 
@@ -201,6 +209,11 @@ function (r::TimeGradient)(dT, u::AbstractVector, p::AbstractVector, t)
     return nothing
 end
 
+# SciMLBase asks every function of a problem how many arguments it takes, for each problem anew. Looking through its methods
+# takes a quarter of a millisecond, more than a small solve, and longer with every package that has been loaded.
+SciMLBase.numargs(::Union{RightHandSide, Jacobian, TimeGradient}) = (4,)
+SciMLBase.numargs(::Union{PullState, PullParameters}) = (5,)
+
 """
     odefunction(kernels)
 
@@ -219,12 +232,14 @@ function odefunction(k::Kernels)
 end
 
 """
-    plainfunction(kernels)
+    plainfunction(kernels; products...)
 
 The right-hand side without its vector-Jacobian products, for algorithms that find them in a way of their own, and for
 solvers that run on numbers that carry derivatives.
 """
-function plainfunction(k::Kernels)
-    k.jac == C_NULL && return ODEFunction{true, SciMLBase.FullSpecialize}(RightHandSide(k))
-    return ODEFunction{true, SciMLBase.FullSpecialize}(RightHandSide(k); jac = Jacobian(k), tgrad = TimeGradient(k))
+function plainfunction(k::Kernels; products...)
+    k.jac == C_NULL && return ODEFunction{true, SciMLBase.FullSpecialize}(RightHandSide(k); products...)
+    return ODEFunction{true, SciMLBase.FullSpecialize}(
+        RightHandSide(k); jac = Jacobian(k), tgrad = TimeGradient(k), products...
+    )
 end

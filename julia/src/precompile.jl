@@ -46,8 +46,8 @@ end
 address(x::Array) = Int64(UInt(pointer(x)))
 
 "Run one solve and one gradient of the toy, the way that `pydiffeqflux` does."
-function exercise(::Type{T}, solver::String, sensealg::String) where {T}
-    alg, sense = bridge_algorithm(solver), bridge_sensitivity(sensealg, "")
+function exercise(::Type{T}, solver::String, sensealg::String, options::String = "") where {T}
+    alg, sense = bridge_algorithm(solver), bridge_sensitivity(sensealg, options)
     kernels = hold(toy(T; jac = bridge_kind(alg)[1]))
     y0, p, us, last, seeds, du0, dp = ones(T, 2), T[0.5], zeros(T, 6), zeros(T, 2), ones(T, 6), zeros(T, 2), zeros(T, 1)
     saves, rtol, atol = [0.0, 0.5, 1.0], [1.0e-3], [1.0e-6]
@@ -66,18 +66,25 @@ function exercise(::Type{T}, solver::String, sensealg::String) where {T}
     return nothing
 end
 
+# How Python writes the options of the continuous adjoints.
+const CHECKPOINTING = "autojacvec = \"traced\", checkpointing = false,"
+const TOLERANCES = "autojacvec = \"traced\", abstol = 1.0e-6, reltol = 0.001,"
+
 @setup_workload begin
     @compile_workload begin
         bridge_entries()
         for T in (Float32, Float64)
-            exercise(T, "Tsit5", "GaussAdjoint")
+            for name in ("GaussAdjoint", "InterpolatingAdjoint", "BacksolveAdjoint")
+                exercise(T, "Tsit5", name, CHECKPOINTING)
+            end
+            exercise(T, "Tsit5", "QuadratureAdjoint", TOLERANCES)
+            exercise(T, "Rodas5P", "GaussAdjoint", CHECKPOINTING)
         end
-        exercise(Float64, "Tsit5", "InterpolatingAdjoint")
-        exercise(Float64, "Tsit5", "BacksolveAdjoint")
-        exercise(Float64, "Tsit5", "QuadratureAdjoint")
-        for T in (Float32, Float64)
-            exercise(T, "Rodas5P", "GaussAdjoint")
-        end
-        exercise(Float64, "FBDF", "GaussAdjoint")
+        exercise(Float64, "Tsit5", "GaussKronrodAdjoint", CHECKPOINTING)
+        exercise(Float64, "Tsit5", "ForwardSensitivity")
+        exercise(Float64, "Rodas5P", "InterpolatingAdjoint", CHECKPOINTING)
+        exercise(Float64, "Rodas5P", "QuadratureAdjoint", TOLERANCES)
+        exercise(Float64, "FBDF", "GaussAdjoint", CHECKPOINTING)
+        exercise(Float64, "KenCarp4", "GaussAdjoint", CHECKPOINTING)
     end
 end

@@ -1,16 +1,19 @@
+# What is said of products where those of the ODEFunction take precedence: nothing is made ready for it. (`true` would have
+# a configuration whose type, and so all compiled code, depends on the numbers of states and parameters.)
+const NOT_ASKED = SciMLSensitivity.ZygoteVJP()
+
 """
     sensitivity(name; autojacvec = "traced", options...)
 
-A sensitivity algorithm by its name. Its vector-Jacobian products are the traced ones (`autojacvec = true`: the products of
-the ODEFunction take precedence), unless `autojacvec` names another way to get them. Throws an `ArgumentError` that begins
-with `unknown sensealg` for other names.
+A sensitivity algorithm by its name. Its vector-Jacobian products are the traced ones unless `autojacvec` names another way
+to get them. Throws an `ArgumentError` that begins with `unknown sensealg` for other names.
 """
 function sensitivity(name::AbstractString; autojacvec = "traced", options...)
     for known in (:BacksolveAdjoint, :InterpolatingAdjoint, :QuadratureAdjoint, :GaussAdjoint, :GaussKronrodAdjoint)
         name == string(known) || continue
         make = getfield(SciMLSensitivity, known)
-        return autojacvec == "traced" ? make(; autojacvec = true, options...) :
-               Untraced(make(; products(autojacvec)..., options...))
+        return autojacvec == "traced" ? make(; autojacvec = NOT_ASKED, options...) :
+               Untraced(make(; products(autojacvec)..., options...), autojacvec)
     end
     name == "ForwardSensitivity" && return SciMLSensitivity.ForwardSensitivity(; autojacvec = false)
     name == "ForwardDiffSensitivity" && return SciMLSensitivity.ForwardDiffSensitivity(; options...)
@@ -34,6 +37,7 @@ end
 "A continuous adjoint that finds its vector-Jacobian products in the right-hand side itself, not in the traced ones."
 struct Untraced{A}
     algorithm::A
+    products::String
 end
 
 "Algorithms that solve anew for the gradient, on numbers that carry derivatives or with further equations."

@@ -44,6 +44,8 @@ function (r::ParameterJacobian)(J, u, p, t)
     return nothing
 end
 
+SciMLBase.numargs(::Union{WideRightHandSide, StateJacobian, ParameterJacobian}) = (4,)
+
 function gradient(
         run::Run{T}, alg, sensealg::SciMLSensitivity.ForwardSensitivity, seeds::Matrix{T}; reltol, abstol
 ) where {T}

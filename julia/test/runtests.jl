@@ -100,6 +100,23 @@ end
     end
 end
 
+@testset "LU of $n equations" for n in (1, 2, 7, 30, P.BY_LOOPS + 6), T in (Float32, Float64, ComplexF64)
+    A, b = randn(T, n, n), randn(T, n)
+    factors, x = P.Factors(zeros(T, n, n), zeros(LinearAlgebra.BLAS.BlasInt, n)), zeros(T, n)
+    @test P.factorise!(factors, A)
+    @test P.substitute!(x, factors, b) ≈ A \ b rtol = 1000n * eps(real(T))
+    A[:, n] .= 0
+    @test !P.factorise!(factors, A)
+end
+
+@testset "a solver keeps the way to solve linear equations that it was given" begin
+    given = P.algorithm("Rodas5P(linsolve = nothing)")
+    @test P.factorising(given).linsolve isa P.DenseLU
+    @test P.factorising(P.factorising(given)) === P.factorising(given)
+    @test P.factorising(P.algorithm("Tsit5")) === P.algorithm("Tsit5")
+    @test P.factorising(P.algorithm("AutoTsit5(Rosenbrock23())")).algs[2].linsolve isa P.DenseLU
+end
+
 @testset "solvers by name" begin
     @test P.algorithm("Tsit5") isa SciMLBase.AbstractDEAlgorithm
     @test P.needsjacobian(P.algorithm("Rodas5P()"))
@@ -139,6 +156,7 @@ end
 @testset "gradients by other means: $sensealg $autojacvec" for (sensealg, autojacvec) in (
     ("ForwardSensitivity", "traced"), ("ForwardDiffSensitivity", "traced"), ("ReverseDiffAdjoint", "traced"),
     ("TrackerAdjoint", "traced"), ("GaussKronrodAdjoint", "traced"), ("GaussAdjoint", "zygote"),
+    ("GaussAdjoint", "reversediff"), ("QuadratureAdjoint", "forwarddiff"), ("QuadratureAdjoint", "tracker"),
     ("InterpolatingAdjoint", "reversediff"), ("BacksolveAdjoint", "finitediff")
 )
     k, u0, p, saves = kernels(Float64), [0.3, 0.7], [0.5, -0.2], [0.5, 1.0]

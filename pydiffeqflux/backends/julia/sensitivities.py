@@ -73,24 +73,12 @@ def _options(chosen: SenseAlg) -> str:
             f" method; leave method out, or use backend='torch'."
         )
     products = getattr(chosen, "products", "traced")
-    if products in _MISSING and isinstance(chosen, _INTEGRALS):
-        raise UnsupportedError(
-            f"sensealg={chosen.name}(autojacvec={products!r}): with such products it has no gradients of the"
-            f" parameters (InterpolatingAdjoint and BacksolveAdjoint do); take 'traced' (the default), 'zygote' or"
-            f" 'finitediff'."
-        )
     said = f"autojacvec = {_quoted(products)},"
     if isinstance(chosen, sensealgs.QuadratureAdjoint):
         return f"{said} abstol = {chosen.abstol!r}, reltol = {chosen.reltol!r},"
     if isinstance(chosen, sensealgs.BacksolveAdjoint) and chosen.seminorm:
         raise UnsupportedError("sensealg=BacksolveAdjoint(seminorm=True) exists on backend='torch' only.")
     return f"{said} checkpointing = {_julia(chosen.checkpointing)},"  # type: ignore[attr-defined]
-
-
-#: What SciMLSensitivity does not have, or takes and returns zero for the parameters' gradients: where these are an
-#: integral, a tape does not follow the parameters into the emitted code.
-_MISSING = ("forwarddiff", "reversediff", "tracker")
-_INTEGRALS = (sensealgs.QuadratureAdjoint, sensealgs.GaussAdjoint, sensealgs.GaussKronrodAdjoint)
 
 
 def _quoted(text: str) -> str:
