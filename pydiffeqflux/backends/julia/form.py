@@ -15,7 +15,7 @@ from ...problem import ODEProblem
 from ...sensealg import SenseAlg
 from ...tracking import tracked
 from ..eager.implicit_rhs import ImplicitRhs
-from ..eager.mass import MassRhs
+from ..eager.mass import Mass, MassRhs
 from ..eager.rhs import Rhs
 from .callback import CalledBack
 from .held import Held
@@ -47,10 +47,7 @@ class MassForm(Form):
     """``M y' = f``."""
 
     def __init__(self, model: Model | CalledBack, rhs: MassRhs, like: Tensor):
-        matrix = rhs.mass.matrix.detach()
-        if rhs.mass.batched:
-            matrix = torch.kron(torch.eye(like.shape[0], dtype=matrix.dtype), matrix.contiguous())
-        self.rhs, self.matrix = rhs, matrix.contiguous()
+        self.rhs, self.matrix = rhs, whole_mass(rhs.mass, like)
         super().__init__(model.session, model.session.call("bridge_mass", model.handle, self.matrix.data_ptr()))
         self._mass = rhs.mass
 
@@ -64,10 +61,6 @@ class MassForm(Form):
         Raises:
             UnsupportedError: they cannot.
         """
-        if tracked(self._mass.matrix):
-            raise UnsupportedError(
-                "backend='julia' has no gradient with respect to mass_matrix: detach it, or use backend='torch'."
-            )
         # InterpolatingAdjoint's backward solve leaves the algebraic part of the adjoint at zero, and its gradient is
         # wrong without a word (SciMLSensitivity as pinned); BacksolveAdjoint refuses singular matrices.
         fine = isinstance(sensealg, sensealgs.GaussAdjoint | sensealgs.QuadratureAdjoint)
@@ -76,16 +69,37 @@ class MassForm(Form):
                 f"sensealg={sensealg} with a mass_matrix does not exist on backend='julia': use GaussAdjoint() or"
                 f" QuadratureAdjoint(), or backend='torch'."
             )
-        if self._mass.left is None:
-            return
-        rows, columns = ((self.matrix == 0).all(dim) for dim in (1, 0))
-        kept = self.matrix[~rows][:, ~columns]
-        if not torch.equal(rows, columns) or not bool(torch.linalg.matrix_rank(kept) == len(kept)):
-            raise UnsupportedError(
-                "backend='julia' differentiates with a singular mass_matrix only where it is semi-explicit: rows of"
-                " zeros for the algebraic equations, columns of zeros at the same places, and an invertible rest. Write"
-                " the problem so, or use backend='torch'."
-            )
+        check_mass(self._mass, self.matrix, "julia")
+
+
+def check_mass(mass: Mass, matrix: Tensor, backend: str) -> None:
+    """Whether SciMLSensitivity's adjoints can do with a mass matrix; ``matrix`` is that of the whole state.
+
+    Raises:
+        UnsupportedError: they cannot.
+    """
+    if tracked(mass.matrix):
+        raise UnsupportedError(
+            f"backend={backend!r} has no gradient with respect to mass_matrix: detach it, or use backend='torch'."
+        )
+    if mass.left is None:
+        return
+    rows, columns = ((matrix == 0).all(dim) for dim in (1, 0))
+    kept = matrix[~rows][:, ~columns]
+    if not torch.equal(rows, columns) or not bool(torch.linalg.matrix_rank(kept) == len(kept)):
+        raise UnsupportedError(
+            f"backend={backend!r} differentiates with a singular mass_matrix only where it is semi-explicit: rows of"
+            f" zeros for the algebraic equations, columns of zeros at the same places, and an invertible rest. Write"
+            f" the problem so, or use backend='torch'."
+        )
+
+
+def whole_mass(mass: Mass, like: Tensor) -> Tensor:
+    """The matrix for a whole state: a block for each row of a batch."""
+    matrix = mass.matrix.detach()
+    if mass.batched:
+        matrix = torch.kron(torch.eye(like.shape[0], dtype=matrix.dtype), matrix.contiguous())
+    return matrix.contiguous()
 
 
 class ResidualForm(Form):

@@ -96,7 +96,7 @@ class Models:
     """The models of the last few right-hand sides."""
 
     def __init__(self, session: Session):
-        self._session = session
+        self.session = session
         self._traces = TraceCache()
         self._known: OrderedDict[int, tuple[Kernels, Model]] = OrderedDict()
 
@@ -130,7 +130,7 @@ class Models:
 
     def _model(self, kernels: Kernels) -> Model:
         if id(kernels) not in self._known:
-            self._known[id(kernels)] = kernels, Model(self._session, kernels)
+            self._known[id(kernels)] = kernels, Model(self.session, kernels)
             while len(self._known) > 32:
                 self._known.popitem(last=False)
         self._known.move_to_end(id(kernels))
