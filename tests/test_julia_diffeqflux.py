@@ -14,7 +14,9 @@ from torch.distributions import Independent, Normal
 import pydiffeqflux as pdf
 from pydiffeqflux.errors import (
     DtypeError,
+    MassMatrixMethodError,
     MaxStepsError,
+    MethodNoiseError,
     StepSizeRequiredError,
     UnknownNameError,
     UnsupportedError,
@@ -43,9 +45,9 @@ class Driven(nn.Module):
         super().__init__()
         self.net = mlp(inputs + 1, outputs)
 
-    def forward(self, t: Tensor, *states: Tensor) -> Tensor:
-        wave = torch.cos(3 * t).expand(*states[0].shape[:-1], 1)
-        found: Tensor = self.net(torch.cat([*states, wave], -1))
+    def forward(self, t: Tensor, y: Tensor, *past: Tensor) -> Tensor:
+        wave = torch.cos(3 * t).expand(*y.shape[:-1], 1)
+        found: Tensor = self.net(torch.cat([y, *past, wave], -1))
         return found
 
 
@@ -121,7 +123,8 @@ def massive(model: nn.Module) -> Case:
 
 def delayed(model: nn.Module, history: nn.Module | None, y0: Tensor) -> Case:
     both = nn.ModuleList([model] if history is None else [model, history])
-    return both, lambda b: pdf.NeuralDDE(model, (0.0, 1.0), [0.4, 0.7], history, backend=b, **SAVES, **TIGHT), y0
+    options: dict[str, Any] = {"inputs": "timed" if isinstance(model, Driven) else "joined", **SAVES, **TIGHT}
+    return both, lambda b: pdf.NeuralDDE(model, (0.0, 1.0), [0.4, 0.7], history, backend=b, **options), y0
 
 
 def flow(model: nn.Module, inverse: bool = False, **options: Any) -> Case:
@@ -169,12 +172,25 @@ CASES: dict[str, Callable[[], Case]] = {
     "flow": lambda: flow(mlp(2, 2)),
     "flow, driven": lambda: flow(Driven(2, 2)),
     "flow, other base": lambda: flow(mlp(2, 2), basedist=WIDE),
-    "flow, backwards": lambda: flow(mlp(2, 2), inverse=True),
-    "flow, backwards, driven": lambda: flow(Driven(2, 2), inverse=True),
+    "sampling": lambda: flow(mlp(2, 2), inverse=True),
+    "sampling, driven": lambda: flow(Driven(2, 2), inverse=True),
     "hamiltonian": lambda: node(pdf.HamiltonianNN(mlp(4, 1)), rows(3, 4)),
     "tensor": tensor_layer,
     "shooting": lambda: shot(mlp(2, 2)),
     "shooting, driven": lambda: shot(Driven(2, 2)),
+}
+
+#: What of DiffEqFlux's is called for them.
+CALLED = {
+    "augmented": "AugmentedNDELayer",
+    "augmented images": "AugmentedNDELayer",
+    "mass matrix": "NeuralODEMM",
+    "delay": "NeuralCDDE",
+    "flow": "FFJORD",
+    "sampling": "FFJORDDistribution",
+    "hamiltonian": "NeuralODE(HamiltonianNN)",
+    "tensor": "NeuralODE(TensorProductLayer)",
+    "shooting": "multiple_shoot",
 }
 
 
@@ -190,10 +206,12 @@ def value_and_gradients(case: Case, backend: str) -> tuple[Tensor, list[Tensor]]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_layers_and_their_gradients(name: str) -> None:
+def test_layers_and_their_gradients(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """The same states as natively, and the same gradients in the initial state and in every parameter."""
     case = CASES[name]()
-    theirs, to_theirs = value_and_gradients(case, "diffeqflux")
+    with caplog.at_level("INFO", "pydiffeqflux"):
+        theirs, to_theirs = value_and_gradients(case, "diffeqflux")
+    assert f"DiffEqFlux's {CALLED[name.split(',')[0]]}\n" in caplog.text
     ours, to_ours = value_and_gradients(case, "torch")
     assert theirs.shape == ours.shape
     assert torch.allclose(theirs, ours, rtol=1e-7, atol=1e-7)
@@ -201,15 +219,16 @@ def test_layers_and_their_gradients(name: str) -> None:
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-FAST = ("mass matrix", "delay, own history", "hamiltonian", "tensor", "shooting, driven")
+FAST = ("delay, own history", "hamiltonian", "tensor", "shooting, driven")
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_layers(name: str) -> None:
+def test_layers(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """The states alone: nothing of Zygote is compiled."""
     _, made, y0 = CASES[name]()
-    with torch.no_grad():
+    with torch.no_grad(), caplog.at_level("INFO", "pydiffeqflux"):
         theirs, ours = made("diffeqflux")(y0), made("torch")(y0)
+    assert f"DiffEqFlux's {CALLED[name.split(',')[0]]}\n" in caplog.text
     assert theirs.shape == ours.shape
     assert torch.allclose(theirs, ours, rtol=1e-7, atol=1e-7)
 
@@ -344,23 +363,6 @@ def test_which_layer_it_was() -> None:
     assert (sol.stats.backend, sol.stats.layer, sol.stats.sensealg) == ("diffeqflux", "NeuralODE", "none")
 
 
-def test_names_of_layers(caplog: pytest.LogCaptureFixture) -> None:
-    called = {
-        "mass matrix": "NeuralODEMM",
-        "delay, own history": "NeuralCDDE",
-        "tensor": "NeuralODE(TensorProductLayer)",
-        "augmented": "AugmentedNDELayer",
-        "flow": "FFJORD",
-        "shooting": "multiple_shoot",
-    }
-    for name, layer in called.items():
-        _, made, y0 = CASES[name]()
-        caplog.clear()
-        with torch.no_grad(), caplog.at_level("INFO", "pydiffeqflux"):
-            made("diffeqflux")(y0)
-        assert f"DiffEqFlux's {layer}" in caplog.text, name
-
-
 def test_chebyshev_layers_are_traced() -> None:
     """Boltz's basis of this name lacks the constant."""
     layer = pdf.TensorProductLayer([("chebyshev", 3), ("chebyshev", 2)], 2).to(D)
@@ -413,7 +415,7 @@ def test_what_layers_do_not_take() -> None:
     net, y0 = mlp(2, 2), rows(3, 2)
     trained = Normal(torch.zeros(2, dtype=D, requires_grad=True), torch.ones(2, dtype=D))
     mass = torch.diag(torch.tensor([1.0, 2.0, 0.0], dtype=D))
-    slanted = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]], dtype=D)
+    slanted = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]], dtype=D)
     lag = torch.tensor(0.4, dtype=D, requires_grad=True)
 
     def massively(matrix: Tensor, **options: Any) -> nn.Module:
@@ -432,6 +434,7 @@ def test_what_layers_do_not_take() -> None:
             Implicit(), lambda y: y.sum(-1, keepdim=True), (0.0, 1.0), [True, True, False], backend="diffeqflux"
         )
 
+    motion = pdf.BrownianInterval(0.0, 1.0, size=(3, 2), dtype=D)
     interpolating = {"sensealg": "InterpolatingAdjoint"}
     refused: list[tuple[type[Exception], str, Callable[[], nn.Module], Tensor]] = [
         (UnsupportedError, "trace='hutchinson'", lambda: flowing(trace="hutchinson"), y0),
@@ -444,12 +447,19 @@ def test_what_layers_do_not_take() -> None:
         (UnsupportedError, "requires a gradient", lambda: delaying(lags=lag), y0),
         (UnsupportedError, "sensealg=GaussAdjoint", lambda: delaying(sensealg="GaussAdjoint"), y0),
         (UnsupportedError, "has no gradient", implicitly, rows(2, 3)),
-        (UnsupportedError, "brownian", lambda: noisy("diagonal", "diffeqflux", brownian=pdf.BrownianInterval), y0),
+        (MassMatrixMethodError, "Vern6.. cannot take", lambda: massively(mass, method="Vern6()"), rows(2, 3)),
+        (UnsupportedError, "rtol or atol for each", lambda: flowing(rtol=torch.full((2,), 1e-3, dtype=D)), y0),
+        (StepSizeRequiredError, "say dt", lambda: flowing(method="rk4"), y0),
+        (UnsupportedError, "brownian", lambda: noisy("diagonal", "diffeqflux", brownian=motion), y0),
         (StepSizeRequiredError, "say dt", lambda: noisy("diagonal", "diffeqflux", dt=None, saveat=[1.0]), y0),
     ]
     for kind, said, made, start in refused:
         with pytest.raises(kind, match=said):
             made()(start)
+    general = noisy("general", "diffeqflux")
+    general.method = pdf.sde_methods.resolve("SOSRI2", "julia")
+    with pytest.raises(MethodNoiseError, match="not for noise='general'"):
+        general(y0)
     residual = pdf.DAEProblem(lambda t, y, dy: dy + y, y0, -y0, (0.0, 1.0))
     with torch.no_grad(), pytest.raises(UnsupportedError, match="must be that of a NeuralDAE"):
         pdf.solve(residual, saveat=[1.0], backend="diffeqflux")
@@ -462,3 +472,12 @@ def test_a_flow_that_was_not_finished() -> None:
         pdf.FFJORD(net, (0.0, 1.0), 2, backend="diffeqflux", max_steps=3, **TIGHT)(x)
     with torch.no_grad(), pytest.raises(MaxStepsError, match="max_steps=3"):
         pdf.FFJORD(net, (0.0, 1.0), 2, "rk4", dt=0.1, backend="diffeqflux", max_steps=3)(x)
+
+
+def test_single_precision_and_a_tolerance_for_each_state() -> None:
+    net = Driven(2, 2).float()
+    y0 = rows(3, 2).float()
+    atol = torch.tensor([[1e-6, 1e-4]]).expand(3, 2)
+    with torch.no_grad():
+        theirs, ours = (pdf.NeuralODE(net, (0.0, 1.0), backend=b, atol=atol)(y0) for b in ("diffeqflux", "torch"))
+    assert theirs.dtype == torch.float32 and torch.allclose(theirs, ours, atol=2e-3)

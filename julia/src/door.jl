@@ -34,13 +34,13 @@ ended(::Val{:FFJORD}, node, retcode, us) = arrived(node, node.tspan...)
 ended(::Val{:FFJORDDistribution}, node, retcode, us) = arrived(node, reverse(node.tspan)...)
 
 function arrived(node, t0, t1)
-    (; isoutofdomain, maxiters) = node.kwargs
+    watched, maxiters = node.kwargs[:isoutofdomain], node.kwargs[:maxiters]
     if !get(node.kwargs, :adaptive, true)  # fixed steps are not watched
         return ceil(abs(t1 - t0) / abs(node.kwargs[:dt]) - 1.0e-8) > maxiters ? "MaxIters" : "Success"
     end
     # The last step that is allowed may have been rejected.
-    isoutofdomain.count >= maxiters && return "MaxIters"
-    return isoutofdomain.t == t1 || t0 == t1 ? "Success" : "Failure"
+    watched.count >= maxiters && return "MaxIters"
+    return watched.t == t1 || t0 == t1 ? "Success" : "Failure"
 end
 
 """
@@ -123,9 +123,11 @@ function bridge_layer(
 )
     name, made = Val(Symbol(kind)), Tuple(HELD[k] for k in array(Int, parts, nparts))
     T, shape, before = numbertype(first(made)), Tuple(array(Int, sizes, nsizes)), evaluations(first(made))
-    saving = nsaves == 0 ? (;) : (; saveat = copy(array(Float64, saves, nsaves)))
+    # Out of place, time has to be of the state's own type.
+    saving = nsaves == 0 ? (;) : (; saveat = Vector{T}(array(Float64, saves, nsaves)))
     node = layer(
-        name, made, copy(array(Float64, more, nmore)), (t0, t1), HELD[alg]; saving..., reltol = tolerance(rtol, ntol),
+        name, made, Vector{T}(array(Float64, more, nmore)), (T(t0), T(t1)),
+        HELD[alg]; saving..., reltol = tolerance(rtol, ntol),
         abstol = tolerance(atol, ntol), maxiters, verbose = SILENT, layersensealg(sensealg)...,
         (options == 0 ? (;) : HELD[options])...
     )

@@ -19,8 +19,8 @@ function layer(::Val{:NeuralODEMM}, parts, more, tspan, alg; options...)
     none(u, p, t) = similar(u, 0)
     # The state is consistent; an adjoint, whose algebraic variables jump at every saved time, has to be made so.
     initializealg = SciMLSensitivity.BrownFullBasicInit()
-    mass = Matrix{numbertype(only(parts))}(reshape(more, n, n))
-    return DiffEqFlux.NeuralODEMM(only(parts), none, tspan, mass, backward(alg); initializealg, options...)
+    return DiffEqFlux.NeuralODEMM(
+        only(parts), none, tspan, reshape(more, n, n), backward(alg); initializealg, options...)
 end
 
 # A path is known at the ends of steps: one ends at every time that is saved.
@@ -115,9 +115,9 @@ end
 Base.rand(d::Given, n::Int) = d.z
 
 "A time span whose ends Zygote leaves alone: the derivative that it knows of a reversed tuple fails."
-struct Span
-    first::Float64
-    last::Float64
+struct Span{T}
+    first::T
+    last::T
 end
 Base.reverse(s::Span) = (s.last, s.first)
 ChainRulesCore.rrule(::typeof(reverse), s::Span) = reverse(s), _ -> (NoTangent(), NoTangent())
@@ -132,9 +132,9 @@ end
 # -- multiple shooting ------------------------------------------------------------------------------
 
 "DiffEqFlux's `multiple_shoot` as if it were a layer: of the data, one a column, it makes the groups' predictions."
-struct Shooting{L, A, O} <: LuxCore.AbstractLuxWrapperLayer{:model}
+struct Shooting{L, T, A, O} <: LuxCore.AbstractLuxWrapperLayer{:model}
     model::L
-    times::Vector{Float64}
+    times::Vector{T}
     alg::A
     size::Int
     options::O

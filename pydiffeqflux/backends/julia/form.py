@@ -52,8 +52,7 @@ class MassForm(Form):
         self._mass = rhs.mass
 
     def check_solver(self, method: Method, solver: Solver) -> None:
-        if not solver.massive:
-            raise MassMatrixMethodError(f"method={method} cannot take a mass_matrix: use {_MASS_SOLVERS}.")
+        check_massive(method, solver)
 
     def check_sensealg(self, sensealg: SenseAlg) -> None:
         """Whether SciMLSensitivity's adjoints can do with the matrix.
@@ -94,6 +93,21 @@ def check_mass(mass: Mass, matrix: Tensor, backend: str) -> None:
         )
 
 
+def check_massive(method: Method, solver: Solver) -> None:
+    """Raises MassMatrixMethodError for a solver that takes no mass matrix."""
+    if not solver.massive:
+        raise MassMatrixMethodError(f"method={method} cannot take a mass_matrix: use {_MASS_SOLVERS}.")
+
+
+def check_fully(method: Method, solver: Solver) -> None:
+    """Raises MassMatrixMethodError for a solver of explicit equations."""
+    if not solver.fully:
+        raise MassMatrixMethodError(
+            f"method={method} cannot solve a DAEProblem on backend='julia': use 'DFBDF', 'DABDF2' or"
+            f" 'DImplicitEuler' there, or backend='torch'."
+        )
+
+
 def whole_mass(mass: Mass, like: Tensor) -> Tensor:
     """The matrix for a whole state: a block for each row of a batch."""
     matrix = mass.matrix.detach()
@@ -116,11 +130,7 @@ class ResidualForm(Form):
         return torch.cat([y0.reshape(-1), self.rhs.near.reshape(-1)])
 
     def check_solver(self, method: Method, solver: Solver) -> None:
-        if not solver.fully:
-            raise MassMatrixMethodError(
-                f"method={method} cannot solve a DAEProblem on backend='julia': use 'DFBDF', 'DABDF2' or"
-                f" 'DImplicitEuler' there, or backend='torch'."
-            )
+        check_fully(method, solver)
 
 
 def form_of(

@@ -26,9 +26,10 @@ from ...eager.implicit_rhs import ImplicitRhs
 from ...eager.sde.equation import Sde
 from ...eager.sde.setup import equation_of
 from .. import delay as delayed
-from ..engine import _keywords, _tolerances, _Tools
+from ..engine import _held, _keywords, _tolerances, _Tools
+from ..form import check_fully, check_massive
 from ..session import session
-from ..stochastic import StochasticTools
+from ..stochastic import StochasticTools, check_noise
 from ..stochastic import _keywords as _random
 from . import checks, delay, flow, implicit, ordinary, shooting, stochastic
 from .call import Call, Called, Layer
@@ -102,8 +103,11 @@ def _deterministic(
     start = rhs.settle(problem.t0.value, problem.packed)
     if isinstance(rhs, ImplicitRhs):
         assert isinstance(problem, DAEProblem)
+        check_fully(method, solver)
         return implicit.layer_of(problem, rhs, start, trace), solver.handle, said
     assert isinstance(problem, ODEProblem)
+    if problem.mass_matrix is not None:
+        check_massive(method, solver)
     return ordinary.layer_of(problem, rhs, start, trace), solver.handle, said
 
 
@@ -123,6 +127,7 @@ def _stochastic(
         )
     sde = equation_of(problem, method, options)
     assert isinstance(sde, Sde)
+    check_noise(method, solver, problem, StochasticTools.of(session()).equation(problem, sde, gradients=False))
     layer = stochastic.layer_of(problem, sde, trace)
     steps = _random(solver, options) if solver.adaptive else f"adaptive = false, dt = {options.dt!r}"
     return layer, solver.handle, f"seed = {layer.seed}, {steps}".removesuffix(", ")
@@ -141,7 +146,7 @@ def made(problem: Problem, layer: Layer, solver: int, keywords: str, options: So
         asked(problem, options) if layer.saves is None else tuple(layer.saves),
         *_wide(problem, layer, options),
         options.max_steps,
-        session().call("bridge_options", keywords) if keywords else 0,
+        _held(session(), keywords),
     )
 
 
@@ -157,9 +162,18 @@ def asked(problem: Problem, options: SolveOptions) -> tuple[float, ...]:
 
 
 def _wide(problem: Problem, layer: Layer, options: SolveOptions) -> tuple[Tensor, Tensor]:
-    """The tolerances; of a clock the least of the others."""
+    """The tolerances; of a clock the least of the others.
+
+    Raises:
+        UnsupportedError: there is one for each state, and the layer has them in another order.
+    """
     rtol, atol = _tolerances(problem.packed, options)
     if rtol.numel() == 1:
         return rtol, atol
-    extra = layer.start.numel() - rtol.numel()
+    if layer.width is None:
+        raise UnsupportedError(
+            f"rtol or atol for each state with DiffEqFlux's {layer.called} does not exist: give numbers, or use"
+            f" backend='julia' or 'torch'."
+        )
+    extra = layer.width - rtol.numel()
     return tuple(torch.cat([x, x.min().expand(extra)]) for x in (rtol, atol))  # type: ignore[return-value]

@@ -53,6 +53,7 @@ class Layer:
         sizes: of that, in Julia's order.
         read: from the numbers that it returns, one state a row, to the problem's (packed) states.
         more: the numbers that it is made of.
+        width: how many states there are in its solve, a clock included; None where they are not flat.
         rest: tensors that gradients go to besides those of the parts, behind them.
         sensealgs: what differentiates it; the first is the default.
         reason: why that one.
@@ -68,6 +69,7 @@ class Layer:
     read: Callable[[Tensor], Tensor]
     sensealgs: tuple[str, ...]
     more: Sequence[float] = ()
+    width: int | None = None
     rest: Sequence[Tensor] = ()
     reason: str = "the layer's default"
     seed: int | None = None
@@ -99,7 +101,7 @@ class Call:
     rtol: Tensor
     atol: Tensor
     max_steps: int
-    options: int
+    options: Held | None
     constants: list[tuple[Model, Constants]] = field(init=False)
     run: Held | None = None
     retcode: str = ""
@@ -146,7 +148,7 @@ class Call:
             self.atol.data_ptr(),
             self.rtol.numel(),
             self.max_steps,
-            self.options,
+            0 if self.options is None else self.options.handle,
             more.data_ptr(),
             len(more),
         )

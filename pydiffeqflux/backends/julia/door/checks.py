@@ -6,11 +6,12 @@ import torch
 
 from .... import sensealg as sensealgs
 from ....controllers import PIDController
-from ....errors import UnsupportedError
+from ....errors import StepSizeRequiredError, UnsupportedError
 from ....methods import Method
+from ....sde_problem import SDEProblem
 from ....tracking import transforming
 from ...backend import Problem, SolveOptions
-from ..engine import _require, _stops
+from ..engine import _require
 from .call import Layer
 
 
@@ -18,9 +19,14 @@ def options(problem: Problem, method: Method, options: SolveOptions) -> None:
     """Whether a layer can be told all of this.
 
     Raises:
-        UnsupportedError, DtypeError: it cannot.
+        UnsupportedError, DtypeError, StepSizeRequiredError: it cannot.
     """
     _require(problem, options)
+    stochastic = isinstance(problem, SDEProblem)  # whose solvers say by themselves whether they choose their steps
+    if not stochastic and not method.adaptive and options.dt is None:
+        raise StepSizeRequiredError(
+            f"method={method} takes fixed steps, and on backend='diffeqflux' their size must be given: say dt."
+        )
     ends = (problem.t0.tensor, problem.t1.tensor, None if options.saves is None else options.saves.tensor)
     missing = {
         "a gradient of times": torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in ends),
@@ -31,7 +37,7 @@ def options(problem: Problem, method: Method, options: SolveOptions) -> None:
         "controller": options.controller != PIDController(),
         "a torch.func transform": transforming(),
         "every step (saveat=None with save_everystep=True)": options.saves is None and options.unsaved == "steps",
-        "tstops": bool(_stops(method, options)),
+        "tstops": bool(options.stops),
     }
     for name, wanted in missing.items():
         if wanted:

@@ -63,5 +63,6 @@ def layer_of(problem: DDEProblem, trace: Tracer) -> Layer:
         lambda numbers: numbers[:, :n].reshape(-1, *shape),
         SENSEALGS,
         more=[lag.value for lag in problem.delays],
+        width=start.numel(),
         rest=rest,
     )

@@ -69,6 +69,7 @@ def layer_of(problem: DAEProblem, rhs: ImplicitRhs, start: Tensor, trace: Tracer
         lambda numbers: numbers[:, :n].reshape(-1, *shape),
         (),
         more=mask.tolist(),
+        width=flat.numel(),
     )
 
 

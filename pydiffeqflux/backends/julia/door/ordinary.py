@@ -43,7 +43,8 @@ def layer_of(problem: ODEProblem, rhs: Rhs, start: Tensor, trace: Tracer) -> Lay
         model = trace(Form(problem.func, "clock"), with_clock(rhs.evaluate, shape, 1.0), flat, what)
 
     if not isinstance(rhs, MassRhs):
-        return Layer("NeuralODE", (torch_part(model, flat.shape),), flat, tuple(flat.shape), read, SENSEALGS)
+        parts, width = (torch_part(model, flat.shape),), flat.numel()
+        return Layer("NeuralODE", parts, flat, (width,), read, SENSEALGS, width=width)
     mass = whole_mass(rhs.mass, start)
     if trace.wanted and (start.requires_grad or model.params):
         check_mass(rhs.mass, mass, "diffeqflux")
@@ -57,6 +58,7 @@ def layer_of(problem: ODEProblem, rhs: Rhs, start: Tensor, trace: Tracer) -> Lay
         read,
         SENSEALGS_MASS,
         more=mass.T.reshape(-1).tolist(),
+        width=flat.numel(),
         reason="InterpolatingAdjoint, the layer's default, has wrong gradients with a singular mass matrix",
     )
 

@@ -49,5 +49,6 @@ def layer_of(problem: SDEProblem, sde: Sde, trace: Tracer) -> Layer:
         lambda numbers: numbers[:, :n].reshape(-1, *shape),
         SENSEALGS,
         more=[motions] if matrix else [],
+        width=size,
         seed=sde.path.seed,
     )
