@@ -219,7 +219,7 @@ def test_layers_and_their_gradients(name: str, caplog: pytest.LogCaptureFixture)
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-FAST = ("delay, own history", "hamiltonian", "tensor", "shooting, driven")
+FAST = ("delay, own history", "tensor", "shooting, driven")
 
 
 @pytest.mark.parametrize("name", FAST)
@@ -429,6 +429,9 @@ def test_what_layers_do_not_take() -> None:
     def delaying(**options: Any) -> nn.Module:
         return pdf.NeuralDDE(mlp(4, 2), (0.0, 1.0), **{"lags": 0.4, **options}, backend="diffeqflux")
 
+    def stepping() -> nn.Module:
+        return pdf.NeuralODE(net, (0.0, 1.0), "rk4", backend="diffeqflux", **SAVES)
+
     def implicitly() -> nn.Module:
         return pdf.NeuralDAE(
             Implicit(), lambda y: y.sum(-1, keepdim=True), (0.0, 1.0), [True, True, False], backend="diffeqflux"
@@ -449,7 +452,7 @@ def test_what_layers_do_not_take() -> None:
         (UnsupportedError, "has no gradient", implicitly, rows(2, 3)),
         (MassMatrixMethodError, "Vern6.. cannot take", lambda: massively(mass, method="Vern6()"), rows(2, 3)),
         (UnsupportedError, "rtol or atol for each", lambda: flowing(rtol=torch.full((2,), 1e-3, dtype=D)), y0),
-        (StepSizeRequiredError, "say dt", lambda: flowing(method="rk4"), y0),
+        (StepSizeRequiredError, "say dt", stepping, y0),
         (UnsupportedError, "brownian", lambda: noisy("diagonal", "diffeqflux", brownian=motion), y0),
         (StepSizeRequiredError, "say dt", lambda: noisy("diagonal", "diffeqflux", dt=None, saveat=[1.0]), y0),
     ]

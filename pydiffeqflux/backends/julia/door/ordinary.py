@@ -22,26 +22,26 @@ SENSEALGS_MASS = ("GaussAdjoint", "QuadratureAdjoint")
 
 def layer_of(problem: ODEProblem, rhs: Rhs, start: Tensor, trace: Tracer) -> Layer:
     """The layer for a problem whose consistent initial state is ``start``."""
-    what, shape = "the right-hand side", problem.packed.shape
-    model = trace(problem.func, rhs.evaluate, start, what)
-    clock = timed(model)
-    extra = getattr(problem.func, "extra_dims", 0)
-    if extra and problem.spec is None and not isinstance(rhs, MassRhs):
-        return _augmented(problem, rhs, start, trace, clock)
-    n = start.numel()
+    what, shape, n = "the right-hand side", problem.packed.shape, start.numel()
+    plain = problem.spec is None and start.dim() > 0 and not isinstance(rhs, MassRhs)
+    extra = getattr(problem.func, "extra_dims", 0) if plain else 0
 
     def read(numbers: Tensor) -> Tensor:
         return numbers[:, :n].reshape(-1, *shape)
 
-    plain = problem.spec is None and not isinstance(rhs, MassRhs) and start.dim() > 0
-    part = part_of(getattr(problem.func, "model", None), start, trace) if plain else None
+    part = part_of(getattr(problem.func, "model", None), start, trace) if plain and not extra else None
     if part is not None:
+        with torch.no_grad():
+            rhs(problem.t0.value, start)  # its result is checked, and its failure explained
         return Layer("NeuralODE", (part,), start, (shape[-1], n // shape[-1]), read, SENSEALGS)
+    model = trace(problem.func, rhs.evaluate, start, what)
+    clock = timed(model)
+    if extra:
+        return _augmented(problem, rhs, start, trace, clock)
     flat = start.reshape(-1)
     if clock:
         flat = ticking(flat, problem.t0.value)
         model = trace(Form(problem.func, "clock"), with_clock(rhs.evaluate, shape, 1.0), flat, what)
-
     if not isinstance(rhs, MassRhs):
         parts, width = (torch_part(model, flat.shape),), flat.numel()
         return Layer("NeuralODE", parts, flat, (width,), read, SENSEALGS, width=width)
