@@ -17,6 +17,7 @@ from pydiffeqflux.errors import (
     MassMatrixMethodError,
     MaxStepsError,
     MethodNoiseError,
+    ShapeError,
     StepSizeRequiredError,
     UnknownNameError,
     UnsupportedError,
@@ -423,8 +424,8 @@ def test_what_layers_do_not_take() -> None:
             mlp(3, 2), Constraint(), (0.0, 1.0), matrix, backend="diffeqflux", initialise="solve", **options
         )
 
-    def flowing(**options: Any) -> nn.Module:
-        return pdf.FFJORD(net, (0.0, 1.0), 2, backend="diffeqflux", **options)
+    def flowing(model: nn.Module = net, **options: Any) -> nn.Module:
+        return pdf.FFJORD(model, (0.0, 1.0), 2, backend="diffeqflux", **options)
 
     def delaying(**options: Any) -> nn.Module:
         return pdf.NeuralDDE(mlp(4, 2), (0.0, 1.0), **{"lags": 0.4, **options}, backend="diffeqflux")
@@ -440,6 +441,7 @@ def test_what_layers_do_not_take() -> None:
     motion = pdf.BrownianInterval(0.0, 1.0, size=(3, 2), dtype=D)
     interpolating = {"sensealg": "InterpolatingAdjoint"}
     refused: list[tuple[type[Exception], str, Callable[[], nn.Module], Tensor]] = [
+        (ShapeError, "right-hand side returned", lambda: flowing(mlp(2, 3)), y0),
         (UnsupportedError, "trace='hutchinson'", lambda: flowing(trace="hutchinson"), y0),
         (UnsupportedError, "regularize=True", lambda: flowing(regularize=True), y0),
         (UnsupportedError, "basedist has parameters", lambda: flowing(basedist=trained), y0),

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from ....errors import UnsupportedError
 from ....problem import ODEProblem
+from ...eager.rhs import Rhs
 from .call import Layer, torch_part
 from .forms import Form, Tracer, timed
 from .ordinary import SENSEALGS
@@ -27,6 +28,8 @@ def layer_of(problem: ODEProblem, trace: Tracer) -> Layer:
     flow, inverse = problem.func.model, problem.func.inverse  # type: ignore[attr-defined]
     _check(flow)
     x, n = problem.packed, flow.input_dims.numel()
+    with torch.no_grad():
+        Rhs(problem.func, problem.spec, x)(problem.t0.value, x)  # its result is checked, and its failure explained
     samples = x.reshape(-1, n)
     batch = x.shape[: x.dim() - len(flow.input_dims)]
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ....problem import ODEProblem
+from ...eager.rhs import Rhs
 from .call import Layer, torch_part
 from .forms import Form, Tracer, timed
 from .ordinary import SENSEALGS
@@ -20,6 +21,8 @@ def layer_of(problem: ODEProblem, trace: Tracer) -> Layer:
     groups, data = problem.func, problem.packed
     func, times, size = groups.model, groups.times, groups.size  # type: ignore[attr-defined]
     shape, n = data.shape[1:], data[0].numel()
+    with torch.no_grad():
+        Rhs(func, None, data)(times[0], data[:1])  # its result is checked, and its failure explained
     column = (1,) * data.dim()
 
     def field(t: Tensor, y: Tensor) -> Tensor:
