@@ -58,6 +58,7 @@ class Stats:
     sensealg: str = ""  #: the sensitivity algorithm used, "none" where no gradient was wanted
     reason: str = ""  #: why that one
     fallback: str = ""  #: with ``backend="torch"``: why the solve ran eagerly and was not compiled
+    layer: str = ""  #: with ``backend="diffeqflux"``: the layer of DiffEqFlux that was called
 
 
 @dataclass

@@ -87,8 +87,8 @@ def solve(
         sensealg: how to differentiate, an object or its name; None picks (see ``stats.sensealg`` and
             ``stats.reason``).
         backend: ``"torch"`` (native: compiled for the CPU where that pays, eager elsewhere; ``stats.backend`` says
-            which, ``stats.fallback`` why), ``"eager"`` or ``"compiled"`` for one of the two, ``"julia"``, or
-            ``"auto"``.
+            which, ``stats.fallback`` why), ``"eager"`` or ``"compiled"`` for one of the two, ``"julia"``,
+            ``"diffeqflux"`` (DiffEqFlux's own layers, to compare with: docs/julia.md), or ``"auto"``.
         max_steps: accepted and rejected steps together.
         event: an :class:`Event`, or a plain ``condition(t, y)`` (then terminal), or several.
         callbacks: :class:`PresetTimeCallback` objects: changes of the state at given times.

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from problems.in_julia import columns, julia, matrix, vector
 from torch import Tensor, nn
 
 import pydiffeqflux as pdf
@@ -20,36 +21,6 @@ TIGHT: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-10}
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
-
-
-def julia(code: str) -> Any:
-    """The value of Julia code that has ``DiffEqFlux`` (and Lux, Boltz by it): a number, or a vector as a list."""
-    from pydiffeqflux.backends.julia.session import session
-
-    running = session()
-    names = "const DiffEqFlux = PyDiffEqFlux.DiffEqFlux; const Lux = DiffEqFlux.Lux; const P = PyDiffEqFlux"
-    # A module of its own for each piece of code; what comes back are plain numbers.
-    text = f"Core.eval(Module(), quote\nimport PyDiffEqFlux\n{names}\n{code}\nend)"
-
-    def work() -> Any:
-        found = running.main.seval(text)
-        return list(found) if hasattr(found, "__len__") else float(found)
-
-    return running._on_thread(work)
-
-
-def matrix(x: Tensor) -> str:
-    """A tensor ``(rows, columns)`` as a Julia matrix of that size."""
-    return "[" + "; ".join(" ".join(repr(float(v)) for v in row) for row in x) + "]"
-
-
-def vector(x: Tensor) -> str:
-    return "[" + ", ".join(repr(float(v)) for v in x.reshape(-1)) + "]"
-
-
-def columns(values: list[float], rows: int) -> Tensor:
-    """What Julia lists column by column, as ``(columns, rows)``."""
-    return torch.tensor(values, dtype=D).reshape(-1, rows)
 
 
 def mlp(inputs: int, outputs: int, hidden: int = 5) -> nn.Sequential:
@@ -223,6 +194,3 @@ def test_what_the_layer_does_not_take() -> None:
     for said, options in refused:
         with pytest.raises(UnsupportedError, match=said):
             pdf.solve(problem, backend="diffeqflux", **options)
-    noisy = pdf.SDEProblem(lambda t, y: -y, lambda t, y: y, torch.ones(2, dtype=D), (0.0, 1.0))
-    with pytest.raises(UnsupportedError, match="SDEProblem on backend='diffeqflux'"):
-        pdf.solve(noisy, "em", dt=0.1, backend="diffeqflux")

@@ -44,7 +44,8 @@ include("direct.jl")        # what it calls again and again, without any ado
 include("delay.jl")         # delay equations
 include("stochastic.jl")    # stochastic equations, and what Python calls for them
 include("stochastic_adjoint.jl") # their adjoint equation
-include("door.jl")          # DiffEqFlux's own layer, and what Python calls for it
+include("theirs.jl")        # DiffEqFlux's own layers
+include("door.jl")          # how they are called, and what Python calls for them
 include("precompile.jl")    # what is compiled ahead of the first use
 
 end

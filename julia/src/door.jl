@@ -1,55 +1,87 @@
-# DiffEqFlux's own layer around a traced module, differentiated by Zygote: `backend="diffeqflux"`.
+# DiffEqFlux's own layers, called and differentiated by Zygote: `backend="diffeqflux"`.
 
-"""
-    TimedLayer(kernels, p)
+# -- how a layer is called --------------------------------------------------------------------------
 
-A traced module of time and state as a Lux layer. DiffEqFlux hands its models no time: here it is the last state, whose rate
-of change is one.
-"""
-struct TimedLayer{T} <: LuxCore.AbstractLuxLayer
-    kernels::Kernels{T}
-    p::Vector{T}
+"What a layer of this kind is called with, for a flat initial state and flat parameters."
+given(::Val, parts, u0, sizes, p) = reshape(u0, sizes), p
+given(::Val{:NeuralDAE}, parts, both, sizes, p) = (both[1:(end ÷ 2)], both[(end ÷ 2 + 1):end]), p
+given(::Union{Val{:NeuralDSDE}, Val{:NeuralSDE}}, parts, u0, sizes, p) = u0, Both(p, length(first(parts).p))
+
+"What a layer is to remember; of a flow, which trace it takes."
+remembered(::Val, node) = LuxCore.initialstates(Xoshiro(0), node)
+function remembered(::Union{Val{:FFJORD}, Val{:FFJORDDistribution}}, node)
+    return (; model = LuxCore.initialstates(Xoshiro(0), node.model), regularize = false, monte_carlo = false)
 end
 
-LuxCore.initialparameters(::AbstractRNG, layer::TimedLayer) = copy(layer.p)
-LuxCore.initialstates(::AbstractRNG, ::TimedLayer) = (;)
-LuxCore.parameterlength(layer::TimedLayer) = length(layer.p)
-LuxCore.statelength(::TimedLayer) = 0
-(layer::TimedLayer)(x, p, st::NamedTuple) = (value(layer, x, p), st)
-
-function value(layer::TimedLayer{T}, x::AbstractVector, p::AbstractVector) where {T}
-    k, flat = layer.kernels, flattened(T, x)
-    out = ones(T, k.n + 1)
-    evaluate!(view(out, 1:k.n), k, flat[1:k.n], flattened(T, p), flat[end])
-    return out
+"What a layer returns, as something that is an array or can be made one."
+called(::Val, node, x, p, st) = first(node(x, p, st))
+called(::Val{:AugmentedNDELayer}, node, x, p, st) = first(node(x, (; layer_1 = (;), layer_2 = p), st))
+called(::Val{:FFJORD}, node, x, p, st) = first(first(node(x, p, st)))
+# What `rand` of an `FFJORDDistribution` calls: that itself writes into memory, which Zygote does not follow.
+function called(::Val{:FFJORDDistribution}, n, z, p, st)
+    flow = DiffEqFlux.FFJORD(n.model, Given(z), n.ad, n.input_dims, n.tspan, n.args, n.kwargs)
+    return DiffEqFlux.__backward_ffjord(eltype(z), flow, size(z, 2), p, st, nothing)
 end
 
-function ChainRulesCore.rrule(::typeof(value), layer::TimedLayer{T}, x::AbstractVector, p::AbstractVector) where {T}
-    k, flat, q = layer.kernels, flattened(T, x), flattened(T, p)
-    function pullback(seed)
-        gx, gp = Vector{T}(undef, k.n + 1), Vector{T}(undef, k.np)
-        pull!(view(gx, 1:k.n), gp, k.gt, k, flattened(T, unthunk(seed))[1:k.n], flat[1:k.n], q, flat[end])
-        gx[end] = k.gt[1]
-        return NoTangent(), NoTangent(), gx, gp
+"A pullback's value for the initial state as the gradient with respect to it."
+brought(::Val, node, x) = x
+brought(::Val{:NeuralODEMM}, node, x) = x === nothing ? x : weighed(node.mass_matrix, x)
+
+"How a solve went, whose return code was `retcode` where there was one."
+ended(::Val, node, retcode, us) = retcode
+ended(::Val{:multiple_shoot}, node, retcode, us) = any(isnan, us) ? "Failure" : "Success"
+ended(::Val{:FFJORD}, node, retcode, us) = arrived(node, node.tspan...)
+ended(::Val{:FFJORDDistribution}, node, retcode, us) = arrived(node, reverse(node.tspan)...)
+
+function arrived(node, t0, t1)
+    watched, maxiters = node.kwargs[:isoutofdomain], node.kwargs[:maxiters]
+    if !get(node.kwargs, :adaptive, true)  # fixed steps are not watched
+        return ceil(abs(t1 - t0) / abs(node.kwargs[:dt]) - 1.0e-8) > maxiters ? "MaxIters" : "Success"
     end
-    return value(layer, x, p), pullback
+    # The last step that is allowed may have been rejected.
+    watched.count >= maxiters && return "MaxIters"
+    return watched.t == t1 || t0 == t1 ? "Success" : "Failure"
 end
 
 """
-    LayerRun(us, back, retcode, n)
+    LayerRun(us, back, retcode)
 
-What a layer returned, one state a column, and the pullback of that.
+What a layer returned, one state a column; its pullback; and how it went.
 """
 struct LayerRun{T}
     us::Matrix{T}
     back::Any
     retcode::String
-    n::Int
+end
+
+"""
+    through(kind, parts, node, u0, p, sizes; wanted)
+
+Run a layer on an initial state of these `sizes`, and keep its pullback where a gradient is `wanted`.
+"""
+function through(kind::Val, parts, node, u0::Vector{T}, p::Vector{T}, sizes; wanted::Bool) where {T}
+    st, retcode = remembered(kind, node), Ref("Success")
+    x, q = given(kind, parts, u0, sizes, p)
+    function states(x, q)
+        found = called(kind, node, x, q, st)
+        ChainRulesCore.ignore_derivatives() do
+            found isa SciMLBase.AbstractSciMLSolution && (retcode[] = string(found.retcode))
+            nothing
+        end
+        return Array(found)
+    end
+    us, back = wanted ? deeply(() -> Zygote.pullback(states, x, q)) : (states(x, q), nothing)
+    function pullback(seeds)
+        to_x, to_q = deeply(() -> back(reshape(seeds, size(us))))
+        return brought(kind, node, to_x), to_q
+    end
+    return LayerRun{T}(reshape(us, :, size(us, ndims(us))), pullback, ended(kind, node, retcode[], us))
 end
 
 "The sensitivity algorithm that a layer is told to use; none leaves it to the layer."
 function layersensealg(name::AbstractString)
     isempty(name) && return (;)
+    name == "TrackerAdjoint" && return (; sensealg = SciMLSensitivity.TrackerAdjoint())
     for known in (:BacksolveAdjoint, :InterpolatingAdjoint, :QuadratureAdjoint, :GaussAdjoint)
         name == string(known) || continue
         return (; sensealg = getfield(SciMLSensitivity, known)(; autojacvec = SciMLSensitivity.ZygoteVJP()))
@@ -57,61 +89,83 @@ function layersensealg(name::AbstractString)
     throw(ArgumentError("unknown sensealg: $name for a layer of DiffEqFlux"))
 end
 
-"""
-    through(layer, u0, p, tspan, alg; options...)
+# -- what Python calls; see bridge.jl ---------------------------------------------------------------
 
-Run DiffEqFlux's `NeuralODE` around `layer`, and keep its pullback.
-"""
-function through(layer, u0::Vector{T}, p::Vector{T}, tspan, alg, n::Int; options...) where {T}
-    node = DiffEqFlux.NeuralODE(layer, tspan, alg; options...)
-    st = LuxCore.initialstates(Xoshiro(0), node)
-    retcode = Ref("")
-    us, back = Zygote.pullback(u0, p) do u, q
-        solution = first(node(u, q, st))
-        ChainRulesCore.ignore_derivatives(() -> (retcode[] = string(solution.retcode); nothing))
-        Array(solution)
-    end
-    return LayerRun{T}(us, back, retcode[], n)
+"A traced module as a Lux layer, whose values have these sizes."
+bridge_torch_layer(kernels::Int, sizes::Int...) = hold(torchlayer(HELD[kernels], sizes))
+torchlayer(k::Kernels{T}, sizes) where {T} = TorchLayer(k, zeros(T, k.np), sizes)
+
+"Boltz's `HamiltonianNN` of an energy, put right."
+bridge_hamiltonian(energy::Int) = hold(hamiltonian(HELD[energy]))
+
+"Boltz's `TensorProductLayer`; the names of its bases are separated by blanks."
+function bridge_product(T::AbstractString, names::AbstractString, out::Int, counts::Int...)
+    return hold(product(dtype(T), split(names), counts, out))
 end
 
-"""
-    bridge_layer(kernels, timed, alg, sensealg, y0, p, t0, t1, saves, nsaves, rtol, atol, ntol, maxiters, options)
+numbertype(part::Union{TorchLayer, Product}) = eltype(part.p)
+numbertype(part::Corrected) = numbertype(part.layer.model)
+evaluations(part::TorchLayer) = part.kernels.nf
+evaluations(part::Corrected) = evaluations(part.layer.model)
+evaluations(::Product) = 0
 
-Run the layer; returns the run's number, how many states there are, and how it went.
+"""
+    bridge_layer(kind, parts, nparts, alg, sensealg, wanted, y0, sizes, nsizes, p, np, t0, t1, saves, nsaves, rtol, atol, ntol,
+        maxiters, options, more, nmore)
+
+Run DiffEqFlux's layer `kind`; returns the run's number, the sizes of what it returned (one state a column), how it went, and
+the evaluations of its first part.
 """
 function bridge_layer(
-        kernels::Int, timed::Bool, alg::Int, sensealg::AbstractString, y0::Integer, p::Integer, t0::Float64, t1::Float64,
-        saves::Integer, nsaves::Int, rtol::Integer, atol::Integer, ntol::Int, maxiters::Int, options::Int
+        kind::AbstractString, parts::Integer, nparts::Int, alg::Int, sensealg::AbstractString, wanted::Bool, y0::Integer,
+        sizes::Integer, nsizes::Int, p::Integer, np::Int, t0::Float64, t1::Float64, saves::Integer, nsaves::Int,
+        rtol::Integer, atol::Integer, ntol::Int, maxiters::Int, options::Int, more::Integer, nmore::Int
 )
-    k = HELD[kernels]
-    T = eltype(k.gt)
-    u0, q = copy(array(T, y0, k.n)), copy(array(T, p, k.np))
-    layer = timed ? TimedLayer(k, q) : TorchLayer(k, q, (k.n,))
-    k.nf = 0
-    wide(x) = timed && x isa AbstractVector ? [x; minimum(x)] : x
-    run = through(
-        layer, timed ? [u0; T(t0)] : u0, q, (t0, t1), HELD[alg], k.n; saveat = copy(array(Float64, saves, nsaves)),
-        reltol = wide(tolerance(rtol, ntol)), abstol = wide(tolerance(atol, ntol)), maxiters, verbose = SILENT,
-        layersensealg(sensealg)..., (options == 0 ? (;) : HELD[options])...
+    name, made = Val(Symbol(kind)), Tuple(HELD[k] for k in array(Int, parts, nparts))
+    T, shape, before = numbertype(first(made)), Tuple(array(Int, sizes, nsizes)), evaluations(first(made))
+    # Out of place, time has to be of the state's own type.
+    saving = nsaves == 0 ? (;) : (; saveat = Vector{T}(array(Float64, saves, nsaves)))
+    node = layer(
+        name, made, Vector{T}(array(Float64, more, nmore)), (T(t0), T(t1)),
+        HELD[alg]; saving..., reltol = tolerance(rtol, ntol),
+        abstol = tolerance(atol, ntol), maxiters, verbose = SILENT, layersensealg(sensealg)...,
+        (options == 0 ? (;) : HELD[options])...
     )
-    return hold(run), size(run.us, 2), run.retcode, k.nf
+    run = through(name, made, node, copy(array(T, y0, prod(shape))), copy(array(T, p, np)), shape; wanted)
+    return hold(run), size(run.us)..., run.retcode, evaluations(first(made)) - before
 end
 
 "Write the states that a layer returned."
 function bridge_layer_states(run::Int, us::Integer)
     r = HELD[run]
-    copyto!(array(eltype(r.us), us, r.n, size(r.us, 2)), view(r.us, 1:r.n, :))
+    copyto!(array(eltype(r.us), us, size(r.us)...), r.us)
     return nothing
 end
 
 "Write the gradient with respect to the initial state and the parameters."
-function bridge_layer_gradient(run::Int, seeds::Integer, du0::Integer, dp::Integer, np::Int)
+function bridge_layer_gradient(run::Int, seeds::Integer, du0::Integer, nu0::Int, dp::Integer, np::Int)
     r = HELD[run]
     T = eltype(r.us)
-    wide = zeros(T, size(r.us))
-    copyto!(view(wide, 1:r.n, :), array(T, seeds, r.n, size(r.us, 2)))
-    to_u0, to_p = r.back(wide)
-    copyto!(array(T, du0, r.n), to_u0[1:r.n])
-    to_p === nothing ? fill!(array(T, dp, np), 0) : copyto!(array(T, dp, np), to_p)
+    found = r.back(copy(array(T, seeds, size(r.us)...)))
+    for (g, out) in zip(found, (array(T, du0, nu0), array(T, dp, np)))
+        g === nothing ? fill!(out, 0) : copyto!(out, g)
+    end
+    return nothing
+end
+
+"""
+    bridge_collocate(T, data, n, d, times, kernel, bandwidth, du, u)
+
+DiffEqFlux's `collocate_data` of `n` data, `d` numbers each; `kernel` is the name of its type.
+"""
+function bridge_collocate(
+        T::AbstractString, data::Integer, n::Int, d::Int, times::Integer, kernel::AbstractString, bandwidth::Float64,
+        du::Integer, u::Integer
+)
+    S = dtype(T)
+    found = DiffEqFlux.collocate_data(
+        copy(array(S, data, d, n)), copy(array(S, times, n)), getfield(DiffEqFlux, Symbol(kernel))(), S(bandwidth)
+    )
+    foreach((out, values) -> copyto!(array(S, out, d, n), values), (du, u), found)
     return nothing
 end

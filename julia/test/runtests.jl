@@ -216,7 +216,9 @@ end
 @testset "a layer of DiffEqFlux" begin
     layer = P.TorchLayer(kernels(Float64), [0.5, -0.2], (2,))
     @test P.LuxCore.parameterlength(layer) == 2
-    node = P.neuralode(layer, (0.0, 1.0), P.algorithm("Tsit5"); saveat = [1.0], reltol = 1.0e-9, abstol = 1.0e-9)
+    node = P.layer(
+        Val(:NeuralODE), (layer,), Float64[], (0.0, 1.0), P.algorithm("Tsit5"); saveat = [1.0], reltol = 1.0e-9, abstol = 1.0e-9
+    )
     ps, st = P.LuxCore.setup(Xoshiro(0), node)
     loss(ps) = sum(first(node([0.3, 0.7], ps, st)).u[end])
     value, pullback = P.ChainRulesCore.rrule(P.value, layer, [0.3, 0.7], [0.5, -0.2])
@@ -366,22 +368,34 @@ end
     @test_throws "unknown sensealg" P.gradient(walked(equation(0), P.stochastic("EM", false), brownian(2, 4)), nothing, "No", zeros(2, 2))
 end
 
-@testset "DiffEqFlux's own layer, with the time as a state" begin
-    alg = P.algorithm("Tsit5")
-    run = P.through(
-        P.TimedLayer(kernels(Float64), [0.5, -0.2]), [0.3, 0.7, 0.0], [0.5, -0.2], (0.0, 1.0), alg, 2;
-        saveat = [0.5, 1.0], reltol = 1.0e-10, abstol = 1.0e-10
-    )
-    seeds = [1.0 0.5; -1.0 0.3; 0.0 0.0]
+@testset "DiffEqFlux's own layer, and its pullback" begin
+    parts = (P.TorchLayer(kernels(Float64), zeros(2), (2,)),)
+    options = (; saveat = [0.5, 1.0], reltol = 1.0e-10, abstol = 1.0e-10)
+    node = P.layer(Val(:NeuralODE), parts, Float64[], (0.0, 1.0), P.algorithm("Tsit5"); options...)
+    run = P.through(Val(:NeuralODE), parts, node, [0.3, 0.7], [0.5, -0.2], (2,); wanted = true)
+    seeds = [1.0 0.5; -1.0 0.3]
     du0, dp = run.back(seeds)
     function loss(x)
-        problem = SciMLBase.ODEProblem((u, p, t) -> f(u, p, t), x[1:2], (0.0, 1.0), x[3:4])
+        problem = SciMLBase.ODEProblem((u, p, t) -> f(u, p, 0.0), x[1:2], (0.0, 1.0), x[3:4])
         solution = SciMLBase.solve(
             problem, P.algorithm("Vern9"); saveat = [0.5, 1.0], reltol = 1.0e-12, abstol = 1.0e-12)
-        return sum(dot(seeds[1:2, i], solution.u[i]) for i in 1:2)
+        return sum(dot(seeds[:, i], solution.u[i]) for i in 1:2)
     end
     @test run.retcode == "Success"
-    @test [du0[1:2]; dp] ≈ ForwardDiff.gradient(loss, [0.3, 0.7, 0.5, -0.2]) rtol = 1.0e-6
+    @test [du0; dp] ≈ ForwardDiff.gradient(loss, [0.3, 0.7, 0.5, -0.2]) rtol = 1.0e-6
+    quiet = P.through(Val(:NeuralODE), parts, node, [0.3, 0.7], [0.5, -0.2], (2,); wanted = false)
+    @test quiet.us ≈ run.us
+end
+
+@testset "derivatives of a traced module's derivative" begin
+    layer = P.TorchLayer(kernels(Float64), zeros(2), (2,))
+    x, p, v = [0.3, 0.7], [0.5, -0.2], [1.0, 2.0]
+    by_hand(x) = ForwardDiff.gradient(y -> dot(v, f(y, p, 0.0)), x)
+    @test P.pulled(layer, v, x, p)[1] ≈ by_hand(x)
+    @test ForwardDiff.jacobian(x -> P.pulled(layer, v, x, p)[1], x) ≈ ForwardDiff.jacobian(by_hand, x)
+    tracked, back = P.Tracker.forward((x, p) -> P.value(layer, x, p), x, p)
+    @test P.Tracker.data(tracked) ≈ f(x, p, 0.0)
+    @test P.Tracker.data(back(v)[1]) ≈ by_hand(x)
 end
 
 # A mass matrix: u1' = -p0 u1 u2, 0 = u2 - p1 (1 + t) u1, so u1 = 1 / (1 / u1(0) + p0 p1 (t + t^2 / 2)).

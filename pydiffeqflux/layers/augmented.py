@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,6 +36,24 @@ def _checked(extra_dims: Any, name: str) -> int:
     if isinstance(extra_dims, bool) or not isinstance(extra_dims, int) or extra_dims < 1:
         raise InvalidArgumentError(f"{name}={extra_dims!r} must be a positive integer: how many zeros to append.")
     return extra_dims
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """``func(t, y)`` for a model of augmented states; says which channels were appended."""
+
+    model: Callable[..., Any]
+    timed: bool
+    extra_dims: int
+    dim: int
+
+    def __call__(self, t: Any, y: Any) -> Any:
+        return self.model(t, y) if self.timed else self.model(y)
+
+    @property
+    def separable(self) -> Any:
+        """The model's two halves, if it says that it has them."""
+        return getattr(self.model, "separable", None)
 
 
 class AugmentedNeuralODE(NeuralODE):
@@ -80,6 +99,11 @@ class AugmentedNeuralODE(NeuralODE):
     ):
         super().__init__(model, t_span, method, **options)
         self.extra_dims, self.dim = _checked(extra_dims, "extra_dims"), dim
+
+    @property
+    def rhs(self) -> Callable[[Any, Any], Any]:
+        """The model as ``func(t, y)``."""
+        return Augmented(self.model, self.time_dependent, self.extra_dims, self.dim)
 
     def solve(self, y0: Tensor) -> Solution:
         return super().solve(augment(y0, self.extra_dims, self.dim))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from ..problem import TimeLike
 from ..solution import Solution
 from .calling import as_rhs, takes_time
 from .derivatives import jacobian_rows, pullback
-from .solver_layer import SolverLayer, check_callable, final_state
+from .solver_layer import LEAN, SolverLayer, check_callable, final_state
 
 TRACES = ("exact", "hutchinson")
 NOISES = ("rademacher", "gaussian")
@@ -64,6 +64,19 @@ class _Augmented:
         if not isinstance(f, Tensor) or f.shape != z.shape:
             got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
             raise ShapeError(f"model returned {got} for samples of shape {tuple(z.shape)}; a flow needs that shape.")
+
+
+@dataclass(frozen=True)
+class _Density:
+    """The field of a flow, by which DiffEqFlux's FFJORD is told; what that returns are log-densities, or samples."""
+
+    model: FFJORD
+    inverse: bool
+    theirs: ClassVar[str] = "FFJORD"
+
+    def __call__(self, t: Any, z: Tensor) -> Tensor:
+        out: Tensor = self.model.rhs(t, z)
+        return out
 
 
 class FFJORD(SolverLayer):
@@ -146,21 +159,37 @@ class FFJORD(SolverLayer):
             x: ``(*batch, *input_dims)``.
             noise: what the trace is estimated with, shaped like ``x``; drawn where None.
         """
-        z, change, *more = final_state(self._run(x, noise, {"save_everystep": False, "dense": False}))
+        if self.backend == "diffeqflux":
+            return self._theirs(x, noise)
+        z, change, *more = final_state(self._run(x, noise, LEAN))
         kinetic, jacobian = more or (torch.zeros_like(change), torch.zeros_like(change))
-        return FlowOutput(self._base_log_prob(z) - change, kinetic, jacobian)
+        return FlowOutput(self.base_log_prob(z) - change, kinetic, jacobian)
+
+    def _theirs(self, x: Tensor, noise: Tensor | None) -> FlowOutput:
+        """The same by DiffEqFlux's layer of this name."""
+        self._check_samples(x, "x")
+        self._check_noise(x, noise)
+        found: Tensor = final_state(self.solve_rhs(_Density(self, False), x, **LEAN))
+        return FlowOutput(found, torch.zeros_like(found), torch.zeros_like(found))
+
+    @property
+    def rhs(self) -> Callable[[Any, Any], Any]:
+        """The model as ``func(t, z)``."""
+        return as_rhs(self.model, self.time_dependent)
 
     def flow(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Where each sample ends, ``(*batch, *input_dims)``, and the log of the flow's volume factor, ``(*batch,)``."""
-        z, change, *_ = final_state(self._run(x, noise, {"save_everystep": False, "dense": False}))
+        z, change, *_ = final_state(self._run(x, noise, LEAN))
         return z, -change
 
     def inverse(self, z: Tensor) -> Tensor:
         """The samples that the flow carries to ``z``: the same equation, backwards."""
         self._check_samples(z, "z")
+        if self.backend == "diffeqflux":
+            sampled: Tensor = final_state(self.solve_rhs(_Density(self, True), z, **LEAN))
+            return sampled
         t0, t1 = self.t_span
-        options = {"t_span": (t1, t0), "save_everystep": False, "dense": False, "saveat": None}
-        found: Tensor = final_state(self.solve_rhs(as_rhs(self.model, self.time_dependent), z, **options))
+        found: Tensor = final_state(self.solve_rhs(self.rhs, z, t_span=(t1, t0), saveat=None, **LEAN))
         return found
 
     def solve(self, x: Tensor, noise: Tensor | None = None, **options: Any) -> Solution:
@@ -184,7 +213,8 @@ class FFJORD(SolverLayer):
         zeros = torch.zeros(self.input_dims, dtype=like.dtype, device=like.device)
         return Independent(torch.distributions.Normal(zeros, torch.ones_like(zeros)), len(self.input_dims))
 
-    def _base_log_prob(self, z: Tensor) -> Tensor:
+    def base_log_prob(self, z: Tensor) -> Tensor:
+        """The base distribution's log-density."""
         if self.basedist is not None:
             return self.basedist.log_prob(z)
         squares = z.square().flatten(z.dim() - len(self.input_dims)).sum(-1)
@@ -192,16 +222,19 @@ class FFJORD(SolverLayer):
 
     def _run(self, x: Tensor, noise: Tensor | None, options: dict[str, Any]) -> Solution:
         self._check_samples(x, "x")
-        if noise is not None and self.trace == "exact":
-            raise InvalidArgumentError("noise was given, but trace='exact' uses none; use trace='hutchinson'.")
-        if noise is not None and noise.shape != x.shape:
-            raise ShapeError(f"noise has shape {tuple(noise.shape)} where x has {tuple(x.shape)}; they must agree.")
+        self._check_noise(x, noise)
         if self.trace == "hutchinson" and noise is None:
             noise = self.draw(x)
         zeros = x.new_zeros(x.shape[: x.dim() - len(self.input_dims)])
         parts = 4 if self.regularize else 2
-        rhs = _Augmented(as_rhs(self.model, self.time_dependent), noise, len(self.input_dims), self.regularize)
+        rhs = _Augmented(self.rhs, noise, len(self.input_dims), self.regularize)
         return self.solve_rhs(rhs, (x, *[zeros] * (parts - 1)), **options)
+
+    def _check_noise(self, x: Tensor, noise: Tensor | None) -> None:
+        if noise is not None and self.trace == "exact":
+            raise InvalidArgumentError("noise was given, but trace='exact' uses none; use trace='hutchinson'.")
+        if noise is not None and noise.shape != x.shape:
+            raise ShapeError(f"noise has shape {tuple(noise.shape)} where x has {tuple(x.shape)}; they must agree.")
 
     def _check_samples(self, x: Any, name: str) -> None:
         count = len(self.input_dims)

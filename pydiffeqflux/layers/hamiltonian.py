@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +112,9 @@ class HamiltonianNN(nn.Module):
         >>> spring(torch.tensor([1.0, 0.0])).tolist()  # dq/dt = p, dp/dt = -q
         [0.0, -1.0]
     """
+
+    #: Boltz.jl's layer that is the same: ``backend="diffeqflux"`` takes it.
+    theirs: ClassVar[str] = "HamiltonianNN"
 
     def __init__(self, net: Callable[[Tensor], Tensor]):
         super().__init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ class TensorProductLayer(nn.Module):
         >>> layer(torch.zeros(5, 2)).shape, layer.weight.shape
         (torch.Size([5, 2]), torch.Size([2, 12]))
     """
+
+    #: Boltz.jl's layer that is the same: ``backend="diffeqflux"`` takes it.
+    theirs: ClassVar[str] = "TensorProductLayer"
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import DataError, InvalidArgumentError, InvalidStateError, UnknownNameError
+from ..errors import DataError, InvalidArgumentError, InvalidStateError, UnknownNameError, UnsupportedError
 from ..interpolation import check_knots
 
 _ROOT2 = math.sqrt(2)
@@ -57,7 +57,13 @@ def default_bandwidth(n: int) -> float:
 
 
 def collocate_data(
-    data: Any, t: Any, kernel: str = "triangular", bandwidth: float | None = None, *, at: Any = None
+    data: Any,
+    t: Any,
+    kernel: str = "triangular",
+    bandwidth: float | None = None,
+    *,
+    at: Any = None,
+    backend: str = "torch",
 ) -> Collocation:
     """Rates of change and smoothed states of a series, without any model of it.
 
@@ -69,12 +75,14 @@ def collocate_data(
         bandwidth: the kernel's width as a share of the whole time span: wider is smoother.
             ``n^(-1/5) n^(-3/35) (ln n)^(-1/16)`` where None.
         at: ``(m,)`` times to estimate at; the data's own where None.
+        backend: ``"torch"``, or ``"diffeqflux"``: DiffEqFlux's own function, without ``at`` and without a gradient.
 
     Returns:
         ``(du, u)``, each ``(m, ...)``; differentiable in the data.
 
     Raises:
-        UnknownNameError: another kernel (the nearest one is in the message).
+        UnknownNameError: another kernel (the nearest one is in the message), or backend.
+        UnsupportedError, DtypeError: what DiffEqFlux's function has not, or has wrong (Silverman's kernel).
         InvalidArgumentError: the bandwidth is not positive, or reaches too few data; or there are fewer than three.
         InvalidTimesError, ShapeError: times that are not increasing, or not one for each datum.
         InvalidStateError, DataError: data that are no floating numbers, or not finite.
@@ -100,6 +108,8 @@ def collocate_data(
     weigh = _kernel(kernel)
     share = default_bandwidth(n) if bandwidth is None else _bandwidth(bandwidth)
     where = times if at is None else torch.as_tensor(at).to(values).reshape(-1)
+    if backend != "torch":
+        return _theirs(values, times, weigh, share, at, backend)
     width = share * (times[-1] - times[0])
     x = (times[None, :] - where[:, None]) / width  # (m, n), in bandwidths
     w = weigh(x)
@@ -115,6 +125,18 @@ def collocate_data(
     parabola = _local(x, w, columns, 2)
     shape = (len(where), *values.shape[1:])
     return Collocation((parabola[:, 1] / width).reshape(shape), line[:, 0].reshape(shape))
+
+
+def _theirs(values: Tensor, times: Tensor, weigh: Any, share: float, at: Any, backend: Any) -> Collocation:
+    if backend != "diffeqflux":
+        raise UnknownNameError("backend", backend, ("torch", "diffeqflux"))
+    if at is not None:
+        raise UnsupportedError("at on backend='diffeqflux' does not exist: leave it out, or take backend='torch'.")
+    from ..backends.julia.door.collocation import collocated
+
+    name = next(name for name, kernel in KERNELS.items() if kernel is weigh)
+    du, u = collocated(values.reshape(len(values), -1), times, name, share)
+    return Collocation(du.reshape(values.shape), u.reshape(values.shape))
 
 
 def _local(x: Tensor, w: Tensor, columns: Tensor, degree: int) -> Tensor:

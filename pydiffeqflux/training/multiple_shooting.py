@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +13,10 @@ from torch import Tensor
 from ..errors import InvalidArgumentError, ShapeError
 from ..interpolation import check_knots
 from ..layers.calling import as_rhs, takes_time
-from ..layers.solver_layer import check_callable, check_options
+from ..layers.solver_layer import LEAN, check_callable, check_options
 from ..methods import Method, resolve
+from ..problem import ODEProblem
+from ..solve import solve
 from .segments import Segments
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -112,23 +115,58 @@ def multiple_shoot(
         raise InvalidArgumentError(f"continuity_term={continuity_term!r} must be a number >= 0.")
     ranges = group_ranges(len(data), group_size)
     times = check_knots(t, len(data), 2, "t").to(data.real)
-    starts = torch.tensor([r.start for r in ranges], device=data.device)
-    steps = times.diff()
-    # The last group may be shorter: it is solved a little beyond the data, where nothing is compared.
-    missing = len(ranges) * (group_size - 1) - len(steps)
-    segments = Segments(times[starts], torch.cat([steps, steps[-1:].expand(missing)]).reshape(len(ranges), -1))
-    solver = {**options, "method": resolve(method)}
-    if solver.get("dt") is not None:  # from time to intervals
-        solver["dt"] = solver["dt"] / float(steps.median())
-    nodes = data[starts]
-    paths, _ = segments.solve(func, nodes, solver)
-    whole = torch.cat([nodes[:, None], paths], 1)
-    predictions = [path[: len(r)] for path, r in zip(whole, ranges, strict=True)]
+    if options.get("backend") == "diffeqflux":
+        paths = _theirs(Groups(func, tuple(times.tolist()), group_size, tuple(ranges)), data, method, options)
+    else:
+        paths = _side_by_side(func, data, times, ranges, group_size, {**options, "method": resolve(method)})
+    predictions = [path[: len(r)] for path, r in zip(paths, ranges, strict=True)]
     compare, join = loss or sum_of_squares, continuity_loss or sum_of_gaps
     total = torch.stack([compare(data[r.start : r.stop], p) for r, p in zip(ranges, predictions, strict=True)]).sum()
     for before, r in zip(predictions, ranges[1:], strict=False):
         total = total + continuity_term * join(before[-1], data[r.start])
     return MultipleShot(total, predictions)
+
+
+def _side_by_side(
+    func: Callable[[Any, Any], Any],
+    data: Tensor,
+    times: Tensor,
+    ranges: list[range],
+    group_size: int,
+    solver: dict[str, Any],
+) -> list[Tensor]:
+    """All groups as one batch; the last one may come out longer."""
+    starts = torch.tensor([r.start for r in ranges], device=data.device)
+    steps = times.diff()
+    # The last group may be shorter: it is solved a little beyond the data, where nothing is compared.
+    missing = len(ranges) * (group_size - 1) - len(steps)
+    segments = Segments(times[starts], torch.cat([steps, steps[-1:].expand(missing)]).reshape(len(ranges), -1))
+    if solver.get("dt") is not None:  # from time to intervals
+        solver["dt"] = solver["dt"] / float(steps.median())
+    nodes = data[starts]
+    paths, _ = segments.solve(func, nodes, solver)
+    return list(torch.cat([nodes[:, None], paths], 1))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The right-hand side of groups, by which DiffEqFlux's function of this name is told."""
+
+    model: Callable[[Any, Any], Any]
+    times: tuple[float, ...]
+    size: int
+    ranges: tuple[range, ...]
+    theirs: ClassVar[str] = "multiple_shoot"
+
+    def __call__(self, t: Any, y: Any) -> Any:
+        return self.model(t, y)
+
+
+def _theirs(groups: Groups, data: Tensor, method: Method | str, options: dict[str, Any]) -> list[Tensor]:
+    """The same by DiffEqFlux, one group after the other."""
+    problem = ODEProblem(groups, data, (groups.times[0], groups.times[-1]))
+    found = solve(problem, method, **{"saveat": list(groups.times), **LEAN, **options}).ys
+    return list(found.split([len(r) for r in groups.ranges]))
 
 
 def _rhs(model: Any, time_dependent: bool | None) -> Callable[[Any, Any], Any]:

@@ -15,7 +15,7 @@ from ...problem import ODEProblem
 from ...sensealg import SenseAlg
 from ...tracking import tracked
 from ..common.implicit_rhs import ImplicitRhs
-from ..common.mass import MassRhs
+from ..common.mass import Mass, MassRhs
 from ..common.rhs import Rhs
 from .callback import CalledBack
 from .held import Held
@@ -47,16 +47,12 @@ class MassForm(Form):
     """``M y' = f``."""
 
     def __init__(self, model: Model | CalledBack, rhs: MassRhs, like: Tensor):
-        matrix = rhs.mass.matrix.detach()
-        if rhs.mass.batched:
-            matrix = torch.kron(torch.eye(like.shape[0], dtype=matrix.dtype), matrix.contiguous())
-        self.rhs, self.matrix = rhs, matrix.contiguous()
+        self.rhs, self.matrix = rhs, whole_mass(rhs.mass, like)
         super().__init__(model.session, model.session.call("bridge_mass", model.handle, self.matrix.data_ptr()))
         self._mass = rhs.mass
 
     def check_solver(self, method: Method, solver: Solver) -> None:
-        if not solver.massive:
-            raise MassMatrixMethodError(f"method={method} cannot take a mass_matrix: use {_MASS_SOLVERS}.")
+        check_massive(method, solver)
 
     def check_sensealg(self, sensealg: SenseAlg) -> None:
         """Whether SciMLSensitivity's adjoints can do with the matrix.
@@ -64,10 +60,6 @@ class MassForm(Form):
         Raises:
             UnsupportedError: they cannot.
         """
-        if tracked(self._mass.matrix):
-            raise UnsupportedError(
-                "backend='julia' has no gradient with respect to mass_matrix: detach it, or use backend='torch'."
-            )
         # InterpolatingAdjoint's backward solve leaves the algebraic part of the adjoint at zero, and its gradient is
         # wrong without a word (SciMLSensitivity as pinned); BacksolveAdjoint refuses singular matrices.
         fine = isinstance(sensealg, sensealgs.GaussAdjoint | sensealgs.QuadratureAdjoint)
@@ -76,16 +68,52 @@ class MassForm(Form):
                 f"sensealg={sensealg} with a mass_matrix does not exist on backend='julia': use GaussAdjoint() or"
                 f" QuadratureAdjoint(), or backend='torch'."
             )
-        if self._mass.left is None:
-            return
-        rows, columns = ((self.matrix == 0).all(dim) for dim in (1, 0))
-        kept = self.matrix[~rows][:, ~columns]
-        if not torch.equal(rows, columns) or not bool(torch.linalg.matrix_rank(kept) == len(kept)):
-            raise UnsupportedError(
-                "backend='julia' differentiates with a singular mass_matrix only where it is semi-explicit: rows of"
-                " zeros for the algebraic equations, columns of zeros at the same places, and an invertible rest. Write"
-                " the problem so, or use backend='torch'."
-            )
+        check_mass(self._mass, self.matrix, "julia")
+
+
+def check_mass(mass: Mass, matrix: Tensor, backend: str) -> None:
+    """Whether SciMLSensitivity's adjoints can do with a mass matrix; ``matrix`` is that of the whole state.
+
+    Raises:
+        UnsupportedError: they cannot.
+    """
+    if tracked(mass.matrix):
+        raise UnsupportedError(
+            f"backend={backend!r} has no gradient with respect to mass_matrix: detach it, or use backend='torch'."
+        )
+    if mass.left is None:
+        return
+    rows, columns = ((matrix == 0).all(dim) for dim in (1, 0))
+    kept = matrix[~rows][:, ~columns]
+    if not torch.equal(rows, columns) or not bool(torch.linalg.matrix_rank(kept) == len(kept)):
+        raise UnsupportedError(
+            f"backend={backend!r} differentiates with a singular mass_matrix only where it is semi-explicit: rows of"
+            f" zeros for the algebraic equations, columns of zeros at the same places, and an invertible rest. Write"
+            f" the problem so, or use backend='torch'."
+        )
+
+
+def check_massive(method: Method, solver: Solver) -> None:
+    """Raises MassMatrixMethodError for a solver that takes no mass matrix."""
+    if not solver.massive:
+        raise MassMatrixMethodError(f"method={method} cannot take a mass_matrix: use {_MASS_SOLVERS}.")
+
+
+def check_fully(method: Method, solver: Solver) -> None:
+    """Raises MassMatrixMethodError for a solver of explicit equations."""
+    if not solver.fully:
+        raise MassMatrixMethodError(
+            f"method={method} cannot solve a DAEProblem on backend='julia': use 'DFBDF', 'DABDF2' or"
+            f" 'DImplicitEuler' there, or backend='torch'."
+        )
+
+
+def whole_mass(mass: Mass, like: Tensor) -> Tensor:
+    """The matrix for a whole state: a block for each row of a batch."""
+    matrix = mass.matrix.detach()
+    if mass.batched:
+        matrix = torch.kron(torch.eye(like.shape[0], dtype=matrix.dtype), matrix.contiguous())
+    return matrix.contiguous()
 
 
 class ResidualForm(Form):
@@ -102,11 +130,7 @@ class ResidualForm(Form):
         return torch.cat([y0.reshape(-1), self.rhs.near.reshape(-1)])
 
     def check_solver(self, method: Method, solver: Solver) -> None:
-        if not solver.fully:
-            raise MassMatrixMethodError(
-                f"method={method} cannot solve a DAEProblem on backend='julia': use 'DFBDF', 'DABDF2' or"
-                f" 'DImplicitEuler' there, or backend='torch'."
-            )
+        check_fully(method, solver)
 
 
 def form_of(

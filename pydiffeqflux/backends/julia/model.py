@@ -109,7 +109,7 @@ class Models:
     """The models of the last few right-hand sides."""
 
     def __init__(self, session: Session):
-        self._session = session
+        self.session = session
         self._traces = TraceCache()
         self._known: OrderedDict[int, Compiled] = OrderedDict()
 
@@ -143,7 +143,7 @@ class Models:
     def _model(self, traced: Traced) -> Model:
         kernels = traced.kernels
         if id(kernels) not in self._known:
-            self._known[id(kernels)] = Compiled(self._session, kernels)
+            self._known[id(kernels)] = Compiled(self.session, kernels)
             while len(self._known) > 32:
                 self._known.popitem(last=False)
         self._known.move_to_end(id(kernels))

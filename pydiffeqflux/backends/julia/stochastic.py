@@ -165,8 +165,19 @@ def _written(method: Method, problem: SDEProblem) -> str:
     return "EM(false)" if name == "RKMil" and problem.noise == "additive" else name
 
 
-def _check_square(method: Method, equation: StochasticEquation, y0: Tensor) -> None:
-    """StochasticDiffEq's SRA1 takes as many Brownian motions as states only, or one for each state."""
+def check_noise(method: Method, solver: StochasticSolver, problem: SDEProblem, equation: StochasticEquation) -> None:
+    """Whether a solver is for the noise of a problem.
+
+    Raises:
+        MethodNoiseError: it is not.
+    """
+    y0 = problem.packed
+    if not equation.session.call("bridge_stochastic_fits", equation.handle, solver.handle):
+        raise MethodNoiseError(
+            f"method={method} of StochasticDiffEq is not for noise={problem.noise!r}: take EM, EulerHeun, LambaEM or"
+            f" another one for any noise."
+        )
+    # Its SRA1 takes as many Brownian motions as states only, or one for each state.
     if method.name == "sra1" and equation.width not in (0, y0.numel()):
         raise MethodNoiseError(
             f"method=sra1 on backend='julia' with {equation.width} Brownian motions for {y0.numel()} states: its SRA1"
@@ -200,12 +211,7 @@ def solve(
     sde = equation_of(problem, method, options)
     assert isinstance(sde, Sde)
     equation = tools.equation(problem, sde, torch.is_grad_enabled())
-    if not session.call("bridge_stochastic_fits", equation.handle, solver.handle):
-        raise MethodNoiseError(
-            f"method={method} of StochasticDiffEq is not for noise={problem.noise!r}: take EM, EulerHeun, LambaEM or"
-            f" another one for any noise."
-        )
-    _check_square(method, equation, problem.packed)
+    check_noise(method, solver, problem, equation)
     sensealg, reason = _sensealg(problem, equation, options)
     if method.name == "sra1" and sensealg is not None and equation.width:
         raise MethodNoiseError(
