@@ -24,7 +24,10 @@ function gradient(
     n = length(start)
     function states(duals)
         problem, solver = again_posed(run.solution.prob, run, alg, duals[1:n], duals[(n + 1):end])
-        return solve(problem, solver; again_saving(run)...).u
+        solution = solve(problem, solver; again_saving(run)...)
+        length(solution.u) == length(run.ts) && solution.t[end] == run.ts[end] ||
+            throw(ErrorException("the solver came to an end of its own on dual numbers ($(solution.retcode))"))
+        return solution.u
     end
     found = bychunks(states, [start; run.p], seeds, Val(CS == 0 ? CHUNK : CS))
     return found[1:n], found[(n + 1):end]
@@ -34,12 +37,47 @@ end
 again_posed(::SciMLBase.AbstractODEProblem, run, alg, u0, p) =
     ODEProblem{true}(plainfunction(run.kernels), u0, ended(run), p), alg
 
-# What the solution's derivative is at the start makes no difference to a solution: it stays a constant.
 function again_posed(posed::SciMLBase.AbstractDAEProblem, run, alg, u0, p)
+    du0, u0 = consistent(Residual(run.kernels), posed, u0, p)
     problem = SciMLBase.DAEProblem{true}(
-        Residual(run.kernels), eltype(u0).(posed.du0), u0, ended(run), p; posed.differential_vars
+        Residual(run.kernels), du0, u0, ended(run), p; posed.differential_vars
     )
     return problem, backward(alg)
+end
+
+"""
+    consistent(residual, posed, u0, p)
+
+Derivatives and states whose algebraic variables carry the derivatives that the equations give them: a solver that starts
+elsewhere would have its error tests fail over those. Differential variables keep the derivatives that they have.
+"""
+function consistent(residual::Residual, posed, u0::Vector{D}, p::Vector{D}) where {D <: ForwardDiff.Dual}
+    t, known = posed.tspan[1], posed.differential_vars
+    u, du = ifelse.(known, u0, D.(ForwardDiff.value.(u0))), D.(posed.du0)
+    out = similar(u)
+    # The unknowns are the differential variables' derivatives and the algebraic variables.
+    matrix = zeros(eltype(posed.u0), length(u), length(u))
+    plain(x) = D.(ForwardDiff.value.(x))
+    for j in eachindex(u)
+        shifted = known[j] ? (plain(du), plain(u)) : (plain(u), plain(du))
+        x = shifted[1]
+        x[j] = D(ForwardDiff.value(x[j]), ForwardDiff.Partials(ntuple(s -> s == 1 ? 1 : 0, ForwardDiff.npartials(D))))
+        known[j] ? residual(out, x, shifted[2], plain(p), t) : residual(out, shifted[2], x, plain(p), t)
+        matrix[:, j] .= ForwardDiff.partials.(out, 1)
+    end
+    residual(out, du, u, p, t)
+    factors = LinearAlgebra.lu(matrix)
+    for slot in 1:ForwardDiff.npartials(D)
+        change = factors \ ForwardDiff.partials.(out, slot)
+        for j in eachindex(u)
+            x = known[j] ? du : u
+            x[j] = D(
+                ForwardDiff.value(x[j]),
+                Base.setindex(ForwardDiff.partials(x[j]).values, ForwardDiff.partials(x[j], slot) - change[j], slot)
+            )
+        end
+    end
+    return du, u
 end
 
 """
