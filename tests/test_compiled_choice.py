@@ -105,7 +105,7 @@ def test_large_convolutions_are_left_to_torch(at_once: None) -> None:
     layer = nn.Conv2d(8, 8, 3, padding=1)
     y = torch.ones(200, 8, 8, 8)  # a state that is not large
     stats = solve(ODEProblem(lambda t, y: layer(y), y, (0.0, 0.1))).stats
-    assert stats.fallback == "products and convolutions (58,982,400 operations, sums four times) are as fast in eager torch"
+    assert "convolutions (58,982,400 operations, sums four times) are as fast in eager torch" in stats.fallback
 
 
 def test_large_states_are_left_to_torch(at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
