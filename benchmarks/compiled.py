@@ -222,7 +222,7 @@ ROWS: dict[str, Callable[[], Row]] = {
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the figure and the numbers")
-    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="rounds (default 30; of the spiral a third)")
+    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="rounds (default 30; spiral: a third)")
     parser.add_argument("--rows", nargs="+", choices=[*ROWS, "training"], default=[*ROWS, "training"], metavar="ROW")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a machine that others use too")
     args = parser.parse_args(argv)
