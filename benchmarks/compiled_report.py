@@ -146,6 +146,7 @@ def draw(rows: list[tuple[Row, list[Outcome]]], path: Path, clock: str) -> None:
             ax.set_xlim(min(times) * 0.5, max(times) * 12)
             ax.invert_yaxis()
             ax.set_title(row.title, loc="left")
-        axes[-1, 0].set_xlabel(f"ms ({clock} time; of training wall time); in brackets: in units of ours, and the largest error")
+        label = f"ms ({clock} time; of training wall time); in brackets: in units of ours, and the largest error"
+        axes[-1, 0].set_xlabel(label)
         fig.savefig(path, dpi=110)
         plt.close(fig)
