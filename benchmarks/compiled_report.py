@@ -115,7 +115,7 @@ def show(row: Row, found: list[Outcome]) -> None:
     Console(width=130).print(table)
 
 
-def draw(rows: list[tuple[Row, list[Outcome]]], path: Path) -> None:
+def draw(rows: list[tuple[Row, list[Outcome]]], path: Path, clock: str) -> None:
     """Times of every workload, side by side."""
     import matplotlib
 
@@ -146,6 +146,7 @@ def draw(rows: list[tuple[Row, list[Outcome]]], path: Path) -> None:
             ax.set_xlim(min(times) * 0.5, max(times) * 12)
             ax.invert_yaxis()
             ax.set_title(row.title, loc="left")
-        axes[-1, 0].set_xlabel("wall-clock time, ms; in brackets: in units of ours, and the largest relative error")
+        label = f"ms ({clock} time; of training wall time); in brackets: in units of ours, and the largest error"
+        axes[-1, 0].set_xlabel(label)
         fig.savefig(path, dpi=110)
         plt.close(fig)

@@ -93,7 +93,7 @@ def times(title: str, sizes: list[int], make: Callable[[int], Callable[[], None]
 
 def takeover(rounds: int) -> Curve:
     """Square layers: from some width on, eager torch's BLAS is what counts."""
-    sizes = [64, 128, 192, 256, 384]
+    sizes = [64, 128, 256, 512, 1024]
 
     def square(n: int, backend: str) -> Callable[[], None]:
         torch.manual_seed(0)

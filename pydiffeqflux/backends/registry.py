@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ..errors import BackendUnavailableError, UnknownNameError
 from .backend import Backend
 
-NAMES = ("auto", "torch", "eager", "compiled", "julia", "diffeqflux")
+NAMES = ("auto", "torch", "eager", "compiled", "captured", "julia", "diffeqflux")
 
 
 def get(name: str) -> Backend:
@@ -26,6 +26,10 @@ def get(name: str) -> Backend:
         from .eager.engine import EagerBackend
 
         return EagerBackend()
+    if name == "captured":
+        from .eager.captured import CapturedBackend
+
+        return CapturedBackend()
     if name == "compiled":
         if not _compilable()():
             raise BackendUnavailableError("backend='compiled' needs llvmlite: pip install llvmlite.")

@@ -31,6 +31,7 @@ from . import toolchain
 from .emit import emit
 from .lang.machine import Loaded
 from .plan import Plans
+from .products import wants_blas
 from .row import row_of
 
 log = logging.getLogger("pydiffeqflux")
@@ -96,14 +97,22 @@ class Model:
 
     @functools.cached_property
     def flops(self) -> int:
-        """Multiplications and additions of one evaluation's matrix products and sums: a convolution is such a sum."""
+        """Multiplications and additions of one evaluation's matrix products, and four times those of sums.
+
+        A convolution is such a sum: eager torch has a library for it, compiled loops have none.
+        """
         total = 0
         for s in self.traced.program("f").statements:
             if isinstance(s, Product):
                 total += 2 * s.batch * s.rows * s.inner * s.columns
             elif isinstance(s, Reduction):
-                total += 2 * math.prod(n for _, n in (*s.over, *s.across))
+                total += 8 * math.prod(n for _, n in (*s.over, *s.across))
         return total
+
+    @functools.cached_property
+    def by_blas(self) -> bool:
+        """Whether the BLAS library takes part in an evaluation: it has threads of its own."""
+        return any(isinstance(s, Product) and wants_blas(s) for s in self.traced.program("f").statements)
 
     @functools.cached_property
     def operations(self) -> int:

@@ -76,7 +76,7 @@ def part_of(
 ) -> Model | None:
     """The model of one thread's part of the rows; None where one thread had better take them all."""
     count, packed = torch.get_num_threads(), problem.packed
-    if count == 1 or model.operations < MANY:
+    if count == 1 or model.operations < MANY or model.by_blas:
         return None
     rows = packed.shape[0] if packed.dim() else 0
     known = (

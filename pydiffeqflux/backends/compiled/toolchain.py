@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import store
+from . import blas, store
 from .lang import mathlib, words
 from .lang.machine import Loaded, machine_name, object_code
 
@@ -74,7 +74,8 @@ def kernel(function: Callable[..., Any], single: bool) -> int:
 def _load(source: str, what: str, build: Callable[[], bytes]) -> Loaded:
     with _lock:
         if source not in _loaded:
-            _loaded[source] = Loaded(store.fetch(source, machine_name(), lambda: _timed(build, what)))
+            code = store.fetch(source, machine_name(), lambda: _timed(build, what))
+            _loaded[source] = Loaded(code, blas.addresses() if "gemm(" in source else None)
         return _loaded[source]
 
 

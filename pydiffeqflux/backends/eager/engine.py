@@ -15,6 +15,7 @@ from ..common.failure import failure
 from ..common.tolerances import Tolerances, rms_norm
 from . import joint
 from .catalogue import stepper_for
+from .stepper import Stepper
 
 
 class EagerBackend:
@@ -31,7 +32,7 @@ class EagerBackend:
         sensealg, reason = choose_sensealg(problem, method, options)
         tol = Tolerances(options.rtol, options.atol, options.norm or rms_norm)
         second_order = isinstance(sensealg, DiscreteAdjoint) and sensealg.second_order
-        stepper = stepper_for(method, tol, batched=problem.batched, second_order=second_order)
+        stepper = self.stepper(problem, method, tol, second_order=second_order)
         if options.per_sample:
             from . import per_sample
 
@@ -47,3 +48,7 @@ class EagerBackend:
             last = None if options.per_sample else float(solution.ts[-1])  # rows fail at times of their own
             raise failure(solution.status, message, last, (problem.t0.value, problem.t1.value), method)
         return solution
+
+    def stepper(self, problem: Problem, method: Method, tol: Tolerances, *, second_order: bool) -> Stepper:
+        """What takes the steps."""
+        return stepper_for(method, tol, batched=problem.batched, second_order=second_order)

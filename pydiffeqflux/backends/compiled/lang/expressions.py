@@ -34,6 +34,8 @@ _LIBRARY = {
     math.asinh: "asinh", math.acosh: "acosh", math.atanh: "atanh", math.erf: "erf", math.erfc: "erfc",
     math.fmod: "fmod", math.pow: "pow",
 }  # fmt: skip
+#: What the matrix product is called, by whether it is in single precision.
+GEMM = {True: "pydiffeqflux_sgemm", False: "pydiffeqflux_dgemm"}
 
 
 class Expressions:
@@ -316,6 +318,29 @@ class Expressions:
 
     def _do_ints_at(self, address: Value) -> Value:
         return self._array_at(address, INT)
+
+    def _do_gemm(self, turned_a: Value, turned_b: Value, *args: Value) -> Value:
+        real, byte, whole = self.unit.real, ir.IntType(8), ir.IntType(32)
+        m, n, k, a, lda, b, ldb, c, ldc = args
+        letters = [self._constant_at(byte, ord("T" if x.llvm.constant else "N")) for x in (turned_a, turned_b)]
+        m_, n_, k_, lda_, ldb_, ldc_ = (self._constant_at(whole, x.llvm.constant) for x in (m, n, k, lda, ldb, ldc))
+        one, zero = self._constant_at(real, 1.0), self._constant_at(real, 0.0)
+        given = [*letters, m_, n_, k_, one, a.llvm, lda_, b.llvm, ldb_, zero, c.llvm, ldc_]
+        name = GEMM[real == SINGLE]
+        target = self.unit.module.globals.get(name)
+        if target is None:
+            target = ir.Function(self.unit.module, ir.FunctionType(VOID, [x.type for x in given]), name=name)
+        self.b.call(target, given)
+        return Value(None, VOID)
+
+    def _constant_at(self, kind: Any, value: Any) -> Any:
+        """Where a number lies in memory."""
+        name = f"constant.{kind}.{value}"
+        found = self.unit.module.globals.get(name)
+        if found is None:
+            found = ir.GlobalVariable(self.unit.module, kind, name)
+            found.global_constant, found.linkage, found.initializer = True, "internal", ir.Constant(kind, value)
+        return found
 
     def _do_peek(self, x: Value, k: Value) -> Value:
         place = self.b.gep(x.llvm, [k.llvm], source_etype=INT)

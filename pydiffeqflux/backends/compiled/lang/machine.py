@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -41,7 +42,9 @@ def object_code(module: Any) -> bytes:
 class Loaded:
     """Object code in this process: function addresses by name. Lives as long as somebody holds it."""
 
-    def __init__(self, code: bytes):
+    def __init__(self, code: bytes, outside: Mapping[str, int] | None = None):
+        for name, address in (outside or {}).items():  # what the code calls by name
+            llvm.add_symbol(name, address)
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target())
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self._engine.finalize_object()

@@ -48,6 +48,13 @@ def ints_at(address: int) -> Ints:
     raise NotImplementedError("a word of the compiled language")
 
 
+def gemm(
+    turned_a: int, turned_b: int, m: int, n: int, k: int, a: Reals, lda: int, b: Reals, ldb: int, c: Reals, ldc: int
+) -> None:  # fmt: skip
+    """The BLAS routine of this name: ``c = a b``, columns first; all integers literal."""
+    raise NotImplementedError("a word of the compiled language")
+
+
 def peek(x: Ints, k: int) -> int:
     """``x[k]``, which another thread may write to: what it wrote before ``poke`` is seen from then on."""
     raise NotImplementedError("a word of the compiled language")
