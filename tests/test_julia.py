@@ -116,7 +116,7 @@ def test_every_module_with_every_solver_and_sensealg(name: str) -> None:
     for method in ("tsit5", "vern7", "dopri5", "rodas5p", "kencarp4", "FBDF"):
         # Gauss quadrature on a BDF's dense output is what limits that gradient: 1e-6 takes 1e-12.
         tol = {"kencarp4": 1e-10, "FBDF": 1e-12}.get(method, 1e-11)
-        # OrdinaryDiffEq's KenCarp4 steps over kinks (of f or its slope) and is off by 5e-7 there at a tolerance of 1e-10.
+        # OrdinaryDiffEq's KenCarp4 steps over kinks: its states are off by 5e-7 there at a tolerance of 1e-10.
         loose = 1e3 if method == "kencarp4" and name in KINKS else 1.0
         for sensealg in ("GaussAdjoint", "InterpolatingAdjoint", "BacksolveAdjoint"):
             julia, to_julia = solve_and_pull(func, y0, params, "julia", method, sensealg=sensealg, rtol=tol, atol=tol)
