@@ -12,6 +12,7 @@ import pydiffeqflux as pdf
 from pydiffeqflux.errors import (
     InvalidArgumentError,
     PyDiffEqFluxError,
+    SolveError,
     UnknownNameError,
     UnsupportedError,
 )
@@ -43,8 +44,9 @@ def pulled(func: nn.Module, backend: str, method: str, *, dtype: torch.dtype = D
     """The states, and the gradients of a loss that sees all of them."""
     y0 = torch.tensor([0.8, -0.6, 0.3], dtype=dtype, requires_grad=True)
     problem = pdf.ODEProblem(func, y0, (0.0, 0.5))
-    sol = pdf.solve(problem, method, saveat=SAVES, backend=backend, dense=False, **{**TIGHT, **options})
-    weight = torch.linspace(0.5, 1.5, 9, dtype=dtype).reshape(3, 3)
+    options = {"saveat": SAVES, **TIGHT, **options}
+    sol = pdf.solve(problem, method, backend=backend, dense=False, **options)
+    weight = torch.linspace(0.5, 1.5, 9, dtype=dtype).reshape(3, 3)[: len(sol.ys)]
     return [sol.ys.detach(), *torch.autograd.grad((weight * sol.ys).sum(), [y0, *func.parameters()])]
 
 
@@ -267,3 +269,26 @@ def test_shadowing_along_a_trajectory_of_julia_s() -> None:
     slopes = [float(torch.autograd.grad(mean, level)[0]) for mean in means]
     assert float(means[0].detach()) == pytest.approx(float(means[1].detach()), abs=1e-6)
     assert slopes[0] == pytest.approx(slopes[1], abs=1e-6)
+
+
+@pytest.mark.julia
+@pytest.mark.parametrize("algorithm", [pdf.GaussAdjoint, pdf.QuadratureAdjoint, pdf.InterpolatingAdjoint])
+def test_a_backward_solve_that_fails_is_an_error_and_no_gradient_of_zero(algorithm: type[Any]) -> None:
+    impossible = algorithm(rtol=1e-300, atol=1e-300)
+    for saves in (SAVES, SAVES[1:]):  # with the start among them, and without
+        with pytest.raises(SolveError, match=r"no gradient: the backward solve did not come from t = 0.5 to t = 0.2"):
+            pulled(Model(), "julia", "tsit5", sensealg=impossible, saveat=saves)
+
+
+@pytest.mark.julia
+def test_the_quadrature_is_at_least_as_accurate_as_it_is_asked_to_be() -> None:
+    func, loose = Model(), {"rtol": 1e-4, "atol": 1e-4}
+    exact = pulled(func, "torch", "vern9", rtol=1e-13, atol=1e-13)
+
+    def apart(**tolerances: float) -> float:
+        found = pulled(func, "julia", "tsit5", sensealg=pdf.QuadratureAdjoint(**tolerances), **loose)
+        return deviation(found[1:], exact[1:])
+
+    same = apart(abstol=1e-2, reltol=1e-2)
+    assert same == apart(abstol=1e-4, reltol=1e-4)  # the solve's own are tighter
+    assert apart(abstol=1e-9, reltol=1e-9) != same

@@ -1,26 +1,30 @@
 """
     Seeds(values)
 
-The gradient of a loss with respect to the saved states, one a column, as SciMLSensitivity asks for it.
+The gradient of a loss with respect to the saved states, one a column, as SciMLSensitivity asks for it. The first column
+that it asked for is how far back the adjoint has come.
 """
 struct Seeds{T}
     values::Matrix{T}
+    reached::Base.RefValue{Int}
 end
-(s::Seeds)(out, u, p, t, i) = (copyto!(out, view(s.values, :, i)); nothing)
+Seeds(values::Matrix) = Seeds(values, Ref(size(values, 2) + 1))
+function (s::Seeds)(out, u, p, t, i)
+    s.reached[] = min(s.reached[], i)
+    copyto!(out, view(s.values, :, i))
+    return nothing
+end
 
 """
     gradient(run, alg, sensealg, seeds; reltol, abstol, tstops)
 
 The gradient of a loss with respect to the initial state and the parameters, given its gradient `seeds` with respect to
-the states that `run` returned.
+the states that `run` returned. Throws an error that begins with `no gradient` where the adjoint does not come back to the
+start.
 """
 function gradient(run::Run{T}, alg, sensealg, seeds::Matrix{T}; reltol, abstol, extra...) where {T}
     mass = run.solution.prob.f.mass_matrix
-    du0,
-    dp = SciMLSensitivity.adjoint_sensitivities(
-        run.solution, backward(alg); t = run.ts, dgdu_discrete = Seeds(seeds), sensealg, reltol, abstol, verbose = SILENT,
-        starting(mass)..., extra...
-    )
+    du0, dp = adjoint(run, run.solution, alg, sensealg, seeds; reltol, abstol, starting(mass)..., extra...)
     return Vector{T}(vec(weighed(mass, du0))), Vector{T}(vec(dp))
 end
 
@@ -31,12 +35,30 @@ function gradient(run::Run{T}, alg, sensealg::Untraced, seeds::Matrix{T}; reltol
     solution = solve(
         problem, alg; dense, save_everystep = dense, again(run)..., (dense ? (;) : (; saveat = run.ts))...
     )
-    du0,
-    dp = SciMLSensitivity.adjoint_sensitivities(
-        solution, backward(alg); t = run.ts, dgdu_discrete = Seeds(seeds), sensealg = sensealg.algorithm, reltol, abstol,
-        verbose = SILENT
-    )
+    repeated(solution)
+    du0, dp = adjoint(run, solution, alg, sensealg.algorithm, seeds; reltol, abstol)
     return Vector{T}(vec(du0)), Vector{T}(vec(dp))
+end
+
+# SciMLSensitivity says nothing of a backward solve that fails; the start is asked for, too, to see that it is reached.
+function adjoint(run::Run{T}, solution, alg, sensealg, seeds::Matrix{T}; options...) where {T}
+    t0, ts = first(ended(run)), run.ts
+    if first(ts) != t0
+        ts, seeds = [t0; ts], [zeros(T, size(seeds, 1)) seeds]
+    end
+    asked = Seeds(seeds)
+    found = SciMLSensitivity.adjoint_sensitivities(
+        solution, backward(alg); t = ts, dgdu_discrete = asked, sensealg, verbose = SILENT, options...
+    )
+    k = asked.reached[]
+    k == 1 || error("no gradient: the backward solve did not come from t = $(get(ts, k, last(ts))) to t = $(ts[k - 1])")
+    return found
+end
+
+"That a solve which went well does so again."
+function repeated(solution)
+    SciMLBase.successful_retcode(solution) ||
+        error("no gradient: the solve that it needs ended at t = $(last(solution.t)) with $(solution.retcode)")
 end
 
 initial(run::Run) = run.solution.prob.u0

@@ -63,6 +63,7 @@ function gradient(
         problem, backward(alg); options..., reltol = widened(options.reltol, problem.u0),
         abstol = widened(options.abstol, problem.u0)
     )
+    repeated(solution)
     found = zeros(T, k.np + k.n)
     for (i, u) in enumerate(solution.u)
         LinearAlgebra.mul!(

@@ -83,7 +83,7 @@ class Request:
     def pull(self) -> Pull:
         """The request for a gradient as Julia takes it."""
         assert self.sensitivity is not None
-        rtol, atol = self.sensitivity.rtol or float(self.rtol.min()), self.sensitivity.atol or float(self.atol.min())
+        rtol, atol = self.sensitivity.tolerances(float(self.rtol.min()), float(self.atol.min()))
         return Pull(alg=self.solver.handle, sensealg=self.sensitivity.handle, rtol=rtol, atol=atol)
 
 

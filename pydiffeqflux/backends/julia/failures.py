@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import JuliaError, PyDiffEqFluxError, UnsupportedError
+from ...errors import JuliaError, PyDiffEqFluxError, SolveError, UnsupportedError
 
 
 def translated(error: BaseException) -> BaseException:
@@ -16,6 +16,11 @@ def translated(error: BaseException) -> BaseException:
         return UnsupportedError(
             f"controller does not go with this method on backend='julia' ({lines[0].removeprefix('ArgumentError: ')}):"
             f" leave it out, or take an explicit or a Rosenbrock method."
+        )
+    if lines and "no gradient: " in lines[0]:
+        return SolveError(
+            f"{lines[0]}: loosen the sensealg's rtol and atol, or take GaussAdjoint() or InterpolatingAdjoint(), which"
+            f" do not solve the state backwards, or a stiff method such as 'rodas5p'."
         )
     # The first line says what; the rest is Julia's stack, which the cause keeps.
     return JuliaError(f"Julia raised {lines[0] if lines else type(error).__name__}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ... import sensealg as sensealgs
@@ -16,6 +17,8 @@ class Sensitivity:
 
     Attributes:
         rtol, atol: the tolerances of its backward solve where they differ.
+        quadrature: relative and absolute tolerance of its quadrature, where it has these. SciMLSensitivity knows one
+            pair for both: the tighter ones are taken.
         needs: the traced functions that it calls.
         plain: it calls the right-hand side with plain numbers only.
     """
@@ -26,6 +29,14 @@ class Sensitivity:
     atol: float | None
     needs: tuple[str, ...]
     plain: bool
+    quadrature: tuple[float, float] = (math.inf, math.inf)
+
+    def tolerances(self, rtol: float, atol: float) -> tuple[float, float]:
+        """Those of the backward solve, given the forward solve's."""
+        pairs = zip((self.rtol or rtol, self.atol or atol), self.quadrature, strict=True)
+        # A quadrature that is to be exact never ends.
+        wanted = [min(mine, its) if its > 0 else mine for mine, its in pairs]
+        return wanted[0], wanted[1]
 
 
 #: The algorithm where none was named: SciMLSensitivity's own recommendation.
@@ -50,7 +61,10 @@ class Sensitivities:
             rtol, atol = (getattr(chosen, name, None) for name in ("rtol", "atol"))
             traced = getattr(chosen, "products", None) == "traced" or isinstance(chosen, sensealgs.ForwardSensitivity)
             needs = ("vjp", "vjp_y") if traced else ("vjp",) if getattr(chosen, "products", "") == "zygote" else ()
-            self._known[chosen] = Sensitivity(handle, chosen.name, rtol, atol, needs, traced)
+            quadrature = (math.inf, math.inf)
+            if isinstance(chosen, sensealgs.QuadratureAdjoint):
+                quadrature = chosen.reltol, chosen.abstol
+            self._known[chosen] = Sensitivity(handle, chosen.name, rtol, atol, needs, traced, quadrature)
         return self._known[chosen]
 
 
