@@ -128,10 +128,10 @@ def delayed(model: nn.Module, history: nn.Module | None, y0: Tensor) -> Case:
     return both, lambda b: pdf.NeuralDDE(model, (0.0, 1.0), [0.4, 0.7], history, backend=b, **options), y0
 
 
-def flow(model: nn.Module, inverse: bool = False, **options: Any) -> Case:
+def flow(model: nn.Module, **options: Any) -> Case:
     def made(b: str) -> Callable[[Tensor], Tensor]:
         found = pdf.FFJORD(model, (0.0, 1.0), 2, backend=b, **options, **TIGHT)
-        return found.inverse if inverse else lambda x: found(x).log_prob
+        return lambda x: found(x).log_prob
 
     return model, made, rows(4, 2)
 
@@ -173,8 +173,6 @@ CASES: dict[str, Callable[[], Case]] = {
     "flow": lambda: flow(mlp(2, 2)),
     "flow, driven": lambda: flow(Driven(2, 2)),
     "flow, other base": lambda: flow(mlp(2, 2), basedist=WIDE),
-    "sampling": lambda: flow(mlp(2, 2), inverse=True),
-    "sampling, driven": lambda: flow(Driven(2, 2), inverse=True),
     "hamiltonian": lambda: node(pdf.HamiltonianNN(mlp(4, 1)), rows(3, 4)),
     "tensor": tensor_layer,
     "shooting": lambda: shot(mlp(2, 2)),
@@ -188,9 +186,8 @@ CALLED = {
     "mass matrix": "NeuralODEMM",
     "delay": "NeuralCDDE",
     "flow": "FFJORD",
-    "sampling": "FFJORDDistribution",
     "hamiltonian": "NeuralODE(HamiltonianNN)",
-    "tensor": "NeuralODE(TensorProductLayer)",
+    "tensor": "NeuralODE",  # for its gradient it is traced
     "shooting": "multiple_shoot",
 }
 
@@ -220,7 +217,7 @@ def test_layers_and_their_gradients(name: str, caplog: pytest.LogCaptureFixture)
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-FAST = ("delay, own history", "tensor", "shooting, driven")
+FAST = ("delay, own history", "shooting, driven")
 
 
 @pytest.mark.parametrize("name", FAST)
@@ -362,6 +359,28 @@ def test_which_layer_it_was() -> None:
     with torch.no_grad():
         sol = pdf.solve(problem, saveat=[0.5, 1.0], backend="diffeqflux")
     assert (sol.stats.backend, sol.stats.layer, sol.stats.sensealg) == ("diffeqflux", "NeuralODE", "none")
+
+
+def test_tensor_layers_are_boltzs() -> None:
+    """Without a gradient; with one, Boltz's layer fails, and the module is traced (see above)."""
+    _, made, y0 = tensor_layer()
+    theirs = made("diffeqflux")
+    with torch.no_grad():
+        sol = theirs.solve_rhs(theirs.rhs, y0)  # type: ignore[attr-defined]
+        assert sol.stats.layer == "NeuralODE(TensorProductLayer)"
+        assert torch.allclose(sol.ys, made("torch")(y0), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("driven", [False, True])
+def test_samples_of_a_flow(driven: bool) -> None:
+    """What samples an FFJORDDistribution in Julia; it has no gradient."""
+    net, z = Driven(2, 2) if driven else mlp(2, 2), rows(4, 2)
+    theirs, ours = (pdf.FFJORD(net, (0.0, 1.0), 2, backend=b, **TIGHT) for b in ("diffeqflux", "torch"))
+    with torch.no_grad():
+        assert torch.allclose(theirs.inverse(z), ours.inverse(z), rtol=1e-7, atol=1e-7)
+    assert pdf.FFJORDDistribution(theirs).sample((3,)).shape == (3, 2)
+    with pytest.raises(UnsupportedError, match="samples of a flow"):
+        theirs.inverse(z)
 
 
 def test_chebyshev_layers_are_traced() -> None:

@@ -17,7 +17,8 @@ end
 called(::Val, node, x, p, st) = first(node(x, p, st))
 called(::Val{:AugmentedNDELayer}, node, x, p, st) = first(node(x, (; layer_1 = (;), layer_2 = p), st))
 called(::Val{:FFJORD}, node, x, p, st) = first(first(node(x, p, st)))
-# What `rand` of an `FFJORDDistribution` calls: that itself writes into memory, which Zygote does not follow.
+# What `rand` of an `FFJORDDistribution` calls, with points of ours in the place of draws. It has no gradient: Zygote fails
+# on the reversed time span.
 function called(::Val{:FFJORDDistribution}, n, z, p, st)
     flow = DiffEqFlux.FFJORD(n.model, Given(z), n.ad, n.input_dims, n.tspan, n.args, n.kwargs)
     return DiffEqFlux.__backward_ffjord(eltype(z), flow, size(z, 2), p, st, nothing)

@@ -55,11 +55,7 @@ function layer(::Val{:NeuralDAE}, parts, more, tspan, alg; options...)
     )
 end
 
-function layer(::Val{:FFJORDDistribution}, parts, more, tspan, alg; options...)
-    return layer(Val(:FFJORD), parts, more, Span(tspan...), alg; options...)
-end
-
-function layer(::Val{:FFJORD}, parts, more, tspan, alg; options...)
+function layer(::Union{Val{:FFJORD}, Val{:FFJORDDistribution}}, parts, more, tspan, alg; options...)
     base = length(parts) == 1 ? nothing : Learnt(parts[2])
     return DiffEqFlux.FFJORD(
         first(parts), tspan, Tuple(Int.(more)), alg; ad = DiffEqFlux.AutoZygote(), basedist = base,
@@ -113,14 +109,6 @@ struct Given{Z} <: DiffEqFlux.Distributions.ContinuousMultivariateDistribution
     z::Z
 end
 Base.rand(d::Given, n::Int) = d.z
-
-"A time span whose ends Zygote leaves alone: the derivative that it knows of a reversed tuple fails."
-struct Span{T}
-    first::T
-    last::T
-end
-Base.reverse(s::Span) = (s.last, s.first)
-ChainRulesCore.rrule(::typeof(reverse), s::Span) = reverse(s), _ -> (NoTangent(), NoTangent())
 
 "Where a solve has come to, and in how many attempted steps: a flow does not say whether its solve came to its end."
 mutable struct Watched

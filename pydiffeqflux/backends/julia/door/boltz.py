@@ -9,7 +9,8 @@ from torch import Tensor
 from .call import Part, torch_part
 from .forms import Form, Tracer
 
-#: Boltz's names of our bases. Its Chebyshev basis begins with T_1, not with the constant: such a layer is traced.
+#: Boltz's names of our bases. Its Chebyshev basis begins with T_1, not with the constant: such a layer is traced. So is
+#: any other for a gradient: what Boltz's layer gives back for the state is a thunk, which SciMLSensitivity cannot copy.
 _BASES = {"legendre": "Legendre", "polynomial": "Polynomial", "sine": "Sin", "cosine": "Cos", "fourier": "Fourier"}
 
 
@@ -21,7 +22,8 @@ def part_of(model: Any, y: Tensor, trace: Tracer) -> Part | None:
     kind = getattr(model, "theirs", "")
     if kind == "HamiltonianNN":
         return _hamiltonian(model, y, trace)
-    if kind == "TensorProductLayer" and all(b.name in _BASES for b in model.bases) and model.weight.dtype == y.dtype:
+    known = kind == "TensorProductLayer" and all(b.name in _BASES for b in model.bases)
+    if known and not trace.wanted and model.weight.dtype == y.dtype:
         return _product(model, y, trace)
     return None
 

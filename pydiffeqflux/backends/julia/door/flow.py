@@ -28,6 +28,11 @@ def layer_of(problem: ODEProblem, trace: Tracer) -> Layer:
     flow, inverse = problem.func.model, problem.func.inverse  # type: ignore[attr-defined]
     _check(flow)
     x, n = problem.packed, flow.input_dims.numel()
+    if inverse and torch.is_grad_enabled():
+        raise UnsupportedError(
+            "samples of a flow (inverse, rsample) have no gradient on backend='diffeqflux', where Zygote fails on"
+            " DiffEqFlux's reversed time span: sample under torch.no_grad(), or use backend='julia' or 'torch'."
+        )
     with torch.no_grad():
         Rhs(problem.func, problem.spec, x)(problem.t0.value, x)  # its result is checked, and its failure explained
     samples = x.reshape(-1, n)
