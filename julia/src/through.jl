@@ -34,8 +34,9 @@ function gradient(
 end
 
 "The problem of a finished run from another state with other parameters, and its solver, for any kind of number."
-again_posed(::SciMLBase.AbstractODEProblem, run, alg, u0, p) =
+function again_posed(::SciMLBase.AbstractODEProblem, run, alg, u0, p)
     ODEProblem{true}(plainfunction(run.kernels), u0, ended(run), p), alg
+end
 
 function again_posed(posed::SciMLBase.AbstractDAEProblem, run, alg, u0, p)
     du0, u0 = consistent(Residual(run.kernels), posed, u0, p)

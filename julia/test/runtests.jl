@@ -101,6 +101,7 @@ end
 end
 
 @testset "LU of $n equations" for n in (1, 2, 7, 30, P.BY_LOOPS + 6), T in (Float32, Float64, ComplexF64)
+
     A, b = randn(T, n, n), randn(T, n)
     factors, x = P.Factors(zeros(T, n, n), zeros(LinearAlgebra.BLAS.BlasInt, n)), zeros(T, n)
     @test P.factorise!(factors, A)
