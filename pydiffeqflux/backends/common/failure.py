@@ -7,6 +7,16 @@ from ...methods import Method
 from ...sde_methods import SDEMethod
 from ...solution import Status
 
+#: How a row of a batch may have ended, from the best to the worst.
+WORST_LAST = (
+    Status.SUCCESS,
+    Status.EVENT,
+    Status.MAX_STEPS,
+    Status.NOT_CONVERGED,
+    Status.STEP_UNDERFLOW,
+    Status.NON_FINITE,
+)
+
 _ERRORS: dict[Status, tuple[type[SolveError], str]] = {
     Status.MAX_STEPS: (MaxStepsError, "raise max_steps, loosen rtol/atol, or try a stiff method such as 'rodas5p'"),
     Status.STEP_UNDERFLOW: (

@@ -12,23 +12,13 @@ from torch import Tensor
 from ...errors import PyDiffEqFluxError, UnsupportedError
 from ...methods import Method
 from ...problem import ODEProblem
-from ...solution import Solution, Status
+from ...solution import Solution
 from ...state import State, StateSpec
 from ..backend import SolveOptions
-from ..common.failure import failure
+from ..common.failure import WORST_LAST, failure
 
 #: Solves a problem that is not in per-sample mode.
 Solve = Callable[[ODEProblem, SolveOptions], Solution]
-
-#: From the best to the worst.
-_ORDER = (
-    Status.SUCCESS,
-    Status.EVENT,
-    Status.MAX_STEPS,
-    Status.NOT_CONVERGED,
-    Status.STEP_UNDERFLOW,
-    Status.NON_FINITE,
-)
 
 
 @dataclass(frozen=True)
@@ -80,7 +70,7 @@ def solve_rows(problem: ODEProblem, method: Method, options: SolveOptions, solve
         found.append(solve(ODEProblem(func, packed[row : row + 1], problem.t_span), mine))
     statuses = [s.status for s in found]
     bad = [row for row, status in enumerate(statuses) if not status.ok]
-    worst = max(statuses, key=_ORDER.index)
+    worst = max(statuses, key=WORST_LAST.index)
     if bad and options.throw:
         first = statuses.index(worst)
         message = f"{len(bad)} of {len(found)} rows failed, the first of them row {first}"

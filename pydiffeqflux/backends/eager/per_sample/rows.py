@@ -10,20 +10,13 @@ from torch import Tensor
 from ....problem import TimePoint
 from ....solution import Status
 from ....tracking import reading, recording
+from ...common.failure import WORST_LAST
 from ...common.rhs import Rhs
 from ..stepper import Stepper
 from .layout import Layout
 
 #: A row's status as a number; the worst has the largest.
-CODES: tuple[Status | None, ...] = (
-    None,  # under way
-    Status.SUCCESS,
-    Status.EVENT,
-    Status.MAX_STEPS,
-    Status.NOT_CONVERGED,
-    Status.STEP_UNDERFLOW,
-    Status.NON_FINITE,
-)
+CODES: tuple[Status | None, ...] = (None, *WORST_LAST)  # None: under way
 
 
 class Rows:
