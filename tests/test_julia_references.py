@@ -179,7 +179,7 @@ def test_a_flow_through_the_layer() -> None:
 def test_what_the_layer_does_not_take() -> None:
     from pydiffeqflux.errors import UnsupportedError
 
-    problem = pdf.ODEProblem(lambda t, y: -y, torch.ones(2, dtype=D), (0.0, 1.0))
+    problem = pdf.ODEProblem(lambda t, y: -y, torch.ones(2, 1, dtype=D), (0.0, 1.0), batched=True)
     refused: list[tuple[str, dict[str, Any]]] = [
         ("every step", {}),
         ("event", {"saveat": [1.0], "event": lambda t, y: y[0] - 0.5}),
@@ -188,6 +188,7 @@ def test_what_the_layer_does_not_take() -> None:
         ("tstops", {"saveat": [1.0], "tstops": [0.5]}),
         ("fallback", {"saveat": [1.0], "fallback": "callback"}),
         ("progress", {"saveat": [1.0], "progress": True}),
+        ("per_sample", {"saveat": [1.0], "per_sample": True}),
         ("controller", {"saveat": [1.0], "controller": pdf.PIController()}),
         ("a gradient of times", {"saveat": torch.tensor([1.0], dtype=D, requires_grad=True)}),
     ]

@@ -52,17 +52,17 @@ end
 Derivatives and states whose algebraic variables carry the derivatives that the equations give them: a solver that starts
 elsewhere would have its error tests fail over those. Differential variables keep the derivatives that they have.
 """
-function consistent(residual::Residual, posed, u0::Vector{D}, p::Vector{D}) where {D <: ForwardDiff.Dual}
+function consistent(residual::Residual{T}, posed, u0::Vector{D}, p::Vector{D}) where {T, D <: ForwardDiff.Dual}
     t, known = posed.tspan[1], posed.differential_vars
     u, du = ifelse.(known, u0, D.(ForwardDiff.value.(u0))), D.(posed.du0)
     out = similar(u)
     # The unknowns are the differential variables' derivatives and the algebraic variables.
-    matrix = zeros(eltype(posed.u0), length(u), length(u))
+    matrix = zeros(T, length(u), length(u))
     plain(x) = D.(ForwardDiff.value.(x))
     for j in eachindex(u)
         shifted = known[j] ? (plain(du), plain(u)) : (plain(u), plain(du))
         x = shifted[1]
-        x[j] = D(ForwardDiff.value(x[j]), ForwardDiff.Partials(ntuple(s -> s == 1 ? 1 : 0, ForwardDiff.npartials(D))))
+        x[j] = D(ForwardDiff.value(x[j]), ForwardDiff.Partials(ntuple(s -> T(s == 1), ForwardDiff.npartials(D))))
         known[j] ? residual(out, x, shifted[2], plain(p), t) : residual(out, shifted[2], x, plain(p), t)
         matrix[:, j] .= ForwardDiff.partials.(out, 1)
     end

@@ -136,10 +136,12 @@ def _stochastic(
 def made(problem: Problem, layer: Layer, solver: int, keywords: str, options: SolveOptions) -> Call:
     """The call of a layer that these options ask for."""
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (layer.start, *layer.params))
+    # A name that is wrong is so whether or not a gradient is wanted this time.
+    sensealg = checks.sensealg(layer, options) if wanted or options.sensealg is not None else ""
     return Call(
         layer,
         solver,
-        checks.sensealg(layer, options) if wanted else "",
+        sensealg if wanted else "",
         wanted,
         problem.t0.value,
         problem.t1.value,

@@ -34,6 +34,7 @@ def options(problem: Problem, method: Method, options: SolveOptions) -> None:
         "callbacks": bool(options.doses),
         "fallback": options.fallback is not None,
         "progress": options.progress,
+        "per_sample": options.per_sample,
         "controller": options.controller != PIDController(),
         "a torch.func transform": transforming(),
         "every step (saveat=None with save_everystep=True)": options.saves is None and options.unsaved == "steps",
