@@ -72,9 +72,10 @@ function consistent(residual::Residual{T}, posed, u0::Vector{D}, p::Vector{D}) w
         change = factors \ ForwardDiff.partials.(out, slot)
         for j in eachindex(u)
             x = known[j] ? du : u
+            known_so_far = ForwardDiff.partials(x[j]).values
             x[j] = D(
                 ForwardDiff.value(x[j]),
-                Base.setindex(ForwardDiff.partials(x[j]).values, ForwardDiff.partials(x[j], slot) - change[j], slot)
+                ForwardDiff.Partials(Base.setindex(known_so_far, known_so_far[slot] - change[j], slot))
             )
         end
     end
