@@ -56,7 +56,8 @@ def agree(one: list[Tensor], other: list[Tensor], tol: float) -> bool:
 
 #: Those whose right-hand side, or its slope, has a kink on the way.
 KINKS = ("relu", "leakyrelu", "softsign", "selu", "relu6")
-SMOOTH = [n for n in MODULES if n not in ("own_gradients", "reductions", "elementary")]
+#: Solutions to compare tightly: "einsum" blows up before the end.
+SMOOTH = [n for n in MODULES if n not in ("own_gradients", "reductions", "elementary", "einsum")]
 
 
 @pytest.mark.parametrize("name", ["spiral_batch", "time", "lotka_volterra", "conv_circular", "in_place", "outside"])
@@ -115,7 +116,7 @@ def test_every_module_with_every_solver_and_sensealg(name: str) -> None:
     native, to_native = solve_and_pull(func, y0, params, "torch", "vern7", **tight)
     for method in ("tsit5", "vern7", "dopri5", "rodas5p", "kencarp4", "FBDF"):
         # Gauss quadrature on a BDF's dense output is what limits that gradient: 1e-6 takes 1e-12.
-        tol = {"kencarp4": 1e-10, "FBDF": 1e-12}.get(method, 1e-11)
+        tol = {"FBDF": 1e-12}.get(method, 1e-11)
         # OrdinaryDiffEq's KenCarp4 steps over kinks: its states are off by 5e-7 there at a tolerance of 1e-10.
         loose = 1e3 if method == "kencarp4" and name in KINKS else 1.0
         for sensealg in ("GaussAdjoint", "InterpolatingAdjoint", "BacksolveAdjoint"):
