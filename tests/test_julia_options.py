@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -183,3 +184,24 @@ def test_a_name_as_julia_spells_it_is_julia_s_solver(name: str) -> None:
     assert errors[1] < min(5e-5, errors[0] / 10)
     assert sol.stats.naccept > 20
     assert pdf.solve(problem, name.lower(), saveat=[2.0], backend="julia").stats.naccept == 1
+
+
+@pytest.mark.parametrize("with_event", [False, True])
+def test_one_function_of_two_structures(with_event: bool) -> None:
+    """The packed states have the same shape, and the same values at the start."""
+
+    def func(t: torch.Tensor, y: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"a": -y["a"], "b": -2 * y["b"]}
+
+    def condition(t: torch.Tensor, y: dict[str, torch.Tensor]) -> torch.Tensor:
+        return y["b"][0] - 0.5
+
+    for sizes in ((2, 1), (1, 2)):
+        y0 = {name: torch.ones(n, dtype=torch.float64) for name, n in zip("ab", sizes, strict=True)}
+        problem = pdf.ODEProblem(func, y0, (0.0, 1.0))
+        event = pdf.Event(condition) if with_event else None
+        sol = pdf.solve(problem, "vern7", saveat=[1.0], event=event, rtol=1e-9, atol=1e-9, backend="julia")
+        end = float(sol.ts[-1])
+        assert end == pytest.approx(0.5 * math.log(2) if with_event else 1.0, abs=1e-8)
+        for name, rate in (("a", -1.0), ("b", -2.0)):
+            assert torch.allclose(sol.ys[name][-1], torch.full_like(y0[name], math.exp(rate * end)), atol=1e-8)

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
+from ...methods import Method
 from ...problem import ODEProblem, TimeLike, TimePoint
 from ...sensealg import SenseAlg
 from ...solution import Solution
+from ..backend import SolveOptions
 from .forward import Forward
 
 
@@ -27,6 +29,17 @@ def solve_again(forward: Forward, sensealg: SenseAlg | None, *, dense: bool = Fa
     flat = ODEProblem(packed, problem.packed, span, batched=problem.batched)
     options = replace(forward.options, sensealg=sensealg, throw=False, dense=dense)
     return EagerBackend().solve(flat, forward.method, options)
+
+
+def states_again(
+    problem: ODEProblem, method: Method, options: SolveOptions, sensealg: SenseAlg | None, *, rows: bool
+) -> Tensor:
+    """The states of a solve whose state is one tensor: ``(T, n)``, or with ``rows`` ``(T, B, n)``."""
+    from ..eager.engine import EagerBackend
+
+    ys = EagerBackend().solve(problem, method, replace(options, sensealg=sensealg, throw=False, dense=False)).ys
+    assert isinstance(ys, Tensor)
+    return ys.flatten(2 if rows else 1)
 
 
 def _given(t: TimePoint) -> TimeLike:

@@ -22,6 +22,7 @@ from ...sensealg import SenseAlg
 from ...solution import Solution, Stats, Status
 from ..backend import SolveOptions
 from . import toolchain
+from .again import states_again
 from .forward import CODES, Forward
 from .loops import layout as at
 from .loops import rows as loop
@@ -96,7 +97,8 @@ def solve(
         rows[:, failed] = torch.where(torch.isfinite(rows[:, failed]), rows[:, failed], torch.nan)
     if graph:
         times = None if options.saves is None else options.saves.tensor
-        batch = Batch(runs, rows, options.saves is not None, lambda: _again(problem, method, options, sensealg))
+        again = functools.partial(states_again, problem, method, options, sensealg, rows=True)
+        batch = Batch(runs, rows, options.saves is not None, again)
         rows = _Rows.apply(batch, problem.packed, problem.t0.tensor, problem.t1.tensor, times, *given.params)
     statuses = [CODES[c] for c in solved.codes]
     ts = plan.saves.clone() if options.saves is not None else torch.tensor(solved.ends, dtype=torch.float64)[None]
@@ -178,15 +180,6 @@ def _all(plan: Plan, model: Model, given: Arguments, y0: Tensor) -> Solved:
     return Solved(
         states, final, list(ends), list(codes), list(found[0::4]), list(found[1::4]), max(found[2::4]),
     )  # fmt: skip
-
-
-def _again(problem: ODEProblem, method: Method, options: SolveOptions, sensealg: SenseAlg | None) -> Tensor:
-    from ..eager.engine import EagerBackend
-
-    options = replace(options, sensealg=sensealg, throw=False, dense=False)
-    ys = EagerBackend().solve(problem, method, options).ys
-    assert isinstance(ys, Tensor)
-    return ys.flatten(2)
 
 
 @dataclass

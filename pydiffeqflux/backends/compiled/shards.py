@@ -13,7 +13,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -26,6 +26,7 @@ from ...problem import ODEProblem
 from ...sensealg import DiscreteAdjoint, SenseAlg
 from ...solution import Solution, Stats, Status
 from ..backend import SolveOptions
+from .again import states_again
 from .forward import Forward
 from .loops import layout as at
 from .loops.meeting import LINE
@@ -157,23 +158,13 @@ def solve(
         return None
     ys = torch.cat(states, 1)
     if graph:
-        seen = Shards(runs, states, saved, lambda: _again(problem, method, options, sensealg))
+        seen = Shards(runs, states, saved, lambda: states_again(problem, method, options, sensealg, rows=False))
         ys = _Shards.apply(seen, ys, problem.packed, *given.params)
     ts = torch.tensor([first.t], dtype=torch.float64)
     if options.saves is not None:
         ts = plan.saves.clone() if options.saves.tensor is None else options.saves.tensor.double()
     stats = Stats(nf=first.nf, naccept=first.accepted, nreject=first.rejected)
     return Solution(ts, ys.view(len(ys), *problem.packed.shape), stats, Status.SUCCESS, [])
-
-
-def _again(problem: ODEProblem, method: Method, options: SolveOptions, sensealg: SenseAlg | None) -> Tensor:
-    """The returned states, solved for in eager torch."""
-    from ..eager.engine import EagerBackend
-
-    options = replace(options, sensealg=sensealg, throw=False)
-    ys = EagerBackend().solve(problem, method, options).ys
-    assert isinstance(ys, Tensor)
-    return ys.flatten(1)
 
 
 @dataclass

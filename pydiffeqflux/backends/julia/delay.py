@@ -83,7 +83,7 @@ class Equation:
         with torch.no_grad():
             checked(problem.t0.value, y0)  # its result is checked, and its failure explained
         self.model: Model = models.get(
-            problem.func, side, t0, torch.stack([y0] * (1 + count)), "the right-hand side of the DDEProblem"
+            problem.func, side, t0, torch.stack([y0] * (1 + count)), "the right-hand side of the DDEProblem", spec
         )
         self.before: Model | None = None
         last = y0 if history.state is None else history.state.detach()
@@ -95,7 +95,7 @@ class Equation:
                 out: Any = history.func(t)
                 return out if spec is None else spec.flatten(out)
 
-            self.before = models.get(history.func, before, t0, y0.new_zeros(1), "the history of the DDEProblem")
+            self.before = models.get(history.func, before, t0, y0.new_zeros(1), "the history of the DDEProblem", spec)
         #: The state that held before the start, where it was one.
         self.state = history.state
         close = torch.isclose(last, y0, rtol=8 * torch.finfo(y0.dtype).eps, atol=0.0)

@@ -190,9 +190,9 @@ class _Tools:
         y0 = problem.packed.detach()
         if isinstance(rhs, ImplicitRhs):
             both = torch.cat([y0.reshape(-1), rhs.near.reshape(-1)])
-            return self.models.get(problem.func, rhs.stacked, t0, both, "the residual")
+            return self.models.get(problem.func, rhs.stacked, t0, both, "the residual", rhs.spec)
         try:
-            return self.models.get(problem.func, rhs.evaluate, t0, y0, "the right-hand side")
+            return self.models.get(problem.func, rhs.evaluate, t0, y0, "the right-hand side", rhs.spec)
         except UntraceableError as why:
             if options.fallback != "callback":
                 raise

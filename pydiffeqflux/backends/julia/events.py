@@ -21,8 +21,9 @@ class Watch:
     def __init__(self, session: Session, models: Models, rhs: Rhs, events: Sequence[Event], t0: float, y0: Tensor):
         self.points = max(event.interp_points for event in events)
         at = torch.scalar_tensor(t0, dtype=y0.dtype)
+        what = "an event's condition"
         found = [
-            models.get(e.condition, functools.partial(condition, rhs, e), at, y0.detach(), "an event's condition")
+            models.get(e.condition, functools.partial(condition, rhs, e), at, y0.detach(), what, rhs.spec)
             for e in events
         ]
         self._models = found  # alive as long as this is

@@ -17,6 +17,7 @@ from ...errors import UntraceableError
 from ...graph import Kernels
 from ...graph.cache import TraceCache, Traced, agree
 from ...graph.trace import Evaluate
+from ...state import StateSpec
 from .direct import Evaluation
 from .emit import source
 from .session import Session
@@ -113,19 +114,29 @@ class Models:
         self._traces = TraceCache()
         self._known: OrderedDict[int, Compiled] = OrderedDict()
 
-    def get(self, func: Callable[..., Any], evaluate: Evaluate, t0: Tensor, y0: Tensor, what: str) -> Model:
+    def get(
+        self,
+        func: Callable[..., Any],
+        evaluate: Evaluate,
+        t0: Tensor,
+        y0: Tensor,
+        what: str,
+        spec: StateSpec | None,
+    ) -> Model:
         """The model of a function, checked against the function itself at ``(t0, y0)``.
 
         Args:
             func: the user's function, by which its model is remembered.
             evaluate: the function of a packed state.
             what: it is, for messages.
+            spec: the structure that ``evaluate`` gives to a packed state: another one is another model.
 
         Raises:
             UntraceableError: it cannot be traced, or translated; or is not the same function from call to call.
         """
+        role = what if spec is None else f"{what}, {spec!r}"
         for _ in range(2):
-            traced, start = self._traces.get(func, evaluate, t0, y0, what)
+            traced, start = self._traces.get(func, evaluate, t0, y0, role)
             model = self._model(traced)
             model.need("f")
             if start is None:  # nothing that the function can reach has changed

@@ -78,8 +78,8 @@ class StochasticTools:
     def equation(self, problem: SDEProblem, sde: Sde, gradients: bool) -> StochasticEquation:
         y0 = problem.packed.detach()
         t0 = torch.scalar_tensor(problem.t0.value, dtype=y0.dtype)
-        drift = self.models.get(problem.drift, sde.evaluate, t0, y0, "the drift")
-        diffusion = self.models.get(problem.diffusion, problem.diffusion, t0, y0, "the diffusion")
+        drift = self.models.get(problem.drift, sde.evaluate, t0, y0, "the drift", problem.spec)
+        diffusion = self.models.get(problem.diffusion, problem.diffusion, t0, y0, "the diffusion", problem.spec)
         for model in (drift, diffusion):
             model.need("f", *(("vjp", "vjp_y") if gradients else ()))
         return StochasticEquation(self.session, drift, diffusion, sde, y0)
@@ -91,7 +91,7 @@ class StochasticTools:
             y0 = problem.packed.detach()
             t0 = torch.scalar_tensor(problem.t0.value, dtype=y0.dtype)
             form = _Stratonovich(problem.drift, problem.diffusion, sde)
-            drift = self.models.get(form, form, t0, y0, "the drift in Stratonovich's form")
+            drift = self.models.get(form, form, t0, y0, "the drift in Stratonovich's form", problem.spec)
             drift.need("f", "vjp", "vjp_y")
         equation = StochasticEquation(self.session, drift, forwards.diffusion, sde, problem.packed)
         return Back(equation, equation.constants(), checkpointing)

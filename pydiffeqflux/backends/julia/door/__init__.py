@@ -51,7 +51,7 @@ class DiffEqFluxBackend:
         checks.options(problem, method, options)
         wanted = torch.is_grad_enabled()
         tools = _Tools.of(session())
-        trace = Tracer(tools.models, problem.t0.value, wanted)
+        trace = Tracer(tools.models, problem.t0.value, wanted, problem.spec)
         if isinstance(problem, SDEProblem):
             layer, solver, said = _stochastic(problem, method, options, trace)
         else:

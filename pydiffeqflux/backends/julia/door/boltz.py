@@ -34,7 +34,8 @@ def _hamiltonian(model: Any, y: Tensor, trace: Tracer) -> Part:
         return found.reshape(-1)
 
     # The field is made of the energy's products, whoever wants a gradient.
-    traced = Tracer(trace.models, trace.t0, wanted=True)(Form(model, "energy"), energy, y, "the energy")
+    always = Tracer(trace.models, trace.t0, wanted=True, spec=trace.spec)
+    traced = always(Form(model, "energy"), energy, y, "the energy")
     inner = torch_part(traced, [1, y.numel() // y.shape[-1]])
     session = traced.session
     return Part(session, session.call("bridge_hamiltonian", inner.handle), inner.models, inner.params, model.theirs)

@@ -45,7 +45,8 @@ def layer_of(problem: ODEProblem, trace: Tracer) -> Layer:
     def with_clock(t: Tensor, z: Tensor) -> Tensor:
         return torch.cat([field(z[0, n], z[:, :n]), torch.ones_like(z[:, :1])], 1)
 
-    always = Tracer(trace.models, trace.t0, wanted=True)  # the trace is made of products, whoever wants a gradient
+    # The trace is made of products, whoever wants a gradient.
+    always = Tracer(trace.models, trace.t0, wanted=True, spec=trace.spec)
     model = always(Form(problem.func, "samples"), field, samples, "the field of the flow")
     clock = timed(model)
     if clock:

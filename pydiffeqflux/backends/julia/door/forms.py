@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ....graph.trace import Evaluate
+from ....state import StateSpec
 from ..model import Model, Models
 
 
@@ -50,12 +51,12 @@ def ticking(flat: Tensor, t0: float) -> Tensor:
 class Tracer:
     """Traces the functions of a problem, with vector-Jacobian products where a gradient is ``wanted``."""
 
-    def __init__(self, models: Models, t0: float, wanted: bool):
-        self.models, self.t0, self.wanted = models, t0, wanted
+    def __init__(self, models: Models, t0: float, wanted: bool, spec: StateSpec | None):
+        self.models, self.t0, self.wanted, self.spec = models, t0, wanted, spec
 
     def __call__(self, key: Any, evaluate: Evaluate, like: Tensor, what: str) -> Model:
         like = like.detach()
-        model = self.models.get(key, evaluate, torch.scalar_tensor(self.t0, dtype=like.dtype), like, what)
+        model = self.models.get(key, evaluate, torch.scalar_tensor(self.t0, dtype=like.dtype), like, what, self.spec)
         if self.wanted:
             model.need("vjp")
         return model
