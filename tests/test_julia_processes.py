@@ -83,10 +83,11 @@ CELLS = [
 
 
 @pytest.mark.slow
-def test_in_a_notebook(tmp_path: Any) -> None:
+@pytest.mark.parametrize("first", ["pass", "import juliacall"])
+def test_in_a_notebook(first: str) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in [first, *CELLS]])
     nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     assert notebook.cells[-1].outputs[-1]["text"].strip() == "-0.606531"
 

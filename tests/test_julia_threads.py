@@ -152,12 +152,29 @@ def work():
     problem = pdf.ODEProblem(lambda t, y: -0.5 * y, torch.ones(1, dtype=torch.float64), (0.0, 1.0))
     sol = pdf.solve(problem, saveat=[1.0], backend="julia", rtol=1e-9, atol=1e-9)
     return round(float(sol.ys), 6)
-found = [work()]
 {more}
+found = [work()]
 thread = threading.Thread(target=lambda: found.append(work()))
 thread.start()
 thread.join()
 print(*found, work())
+"""
+
+
+# Only the thread that Julia was started on can load packages, and may print: printing is where another one waits.
+FROM_ANOTHER = """
+def refused():
+    try:
+        work()
+    except pdf.errors.BackendUnavailableError as why:
+        assert "main thread" in str(why)
+        print("refused")
+thread = threading.Thread(target=refused)
+thread.start()
+thread.join()
+work()
+juliacall.Main.println("printed")
+juliacall.Main.GC.gc()
 """
 
 
@@ -171,10 +188,11 @@ def test_a_process_begins_and_ends_well(imports: str) -> None:
     assert chosen.julia and chosen.project
     environment = os.environ | {"PYTHON_JULIACALL_EXE": chosen.julia, "PYTHON_JULIACALL_PROJECT": chosen.project}
     environment |= {"PYTHON_JULIACALL_HANDLE_SIGNALS": "no", "JULIA_CONDAPKG_BACKEND": "Null"}
-    more = "juliacall.Main.GC.gc()" if "juliacall" in imports else ""
+    more = FROM_ANOTHER if "juliacall" in imports else ""
     if chosen.depot:
         environment["JULIA_DEPOT_PATH"] = chosen.depot
     script = SCRIPT.format(imports=imports, more=more)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert done.stdout.split()[-3:] == ["0.606531"] * 3, done.stderr
+    assert ("refused" in done.stdout) == ("printed" in done.stdout) == ("juliacall" in imports)
     assert done.returncode == 0, done.stderr

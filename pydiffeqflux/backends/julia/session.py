@@ -5,6 +5,9 @@ crosses over are numbers, strings and addresses. Handing over and waiting cost a
 thread, where most programs do all their work, makes the calls that are made again and again itself. Between calls
 both have left Julia, as far as its collector is concerned, which waits for every thread that has not.
 
+Where the user's program imported juliacall before, Julia's thread is the main one: only that can load packages and
+print (another would wait for its event loop for ever), so it makes all of its calls itself.
+
 While Julia works, Python's lock is released: other threads go on, and Ctrl-C is heard (the next evaluation of the
 right-hand side then gives up; see ``julia/src/interrupt.jl``).
 """
@@ -67,12 +70,16 @@ class Session:
         self._main = threading.main_thread().ident
         self._thread = threading.Thread(target=self._work, name="julia", daemon=True)
         self._thread.start()
+        #: The threads that call Julia right away.
+        self._own = {self._thread.ident}
         started_before = "juliacall" in sys.modules
+        if started_before:
+            self._own.add(self._main)
         self._on_thread(lambda: self._start(chosen))
         os.register_at_fork(after_in_child=self._fork)
-        if started_before and threading.get_ident() == self._main:  # the thread that Julia thinks it is on
-            self.entries.park()
+        if started_before:
             atexit.register(self.entries.unpark)
+            self._elsewhere(self._adopt)
 
     def call(self, name: str, *args: Any) -> Any:
         """Call ``PyDiffEqFlux.<name>`` with numbers and strings; its result is numbers and strings, too.
@@ -98,7 +105,8 @@ class Session:
         if self._forked:
             self._refuse()
         if not here or threading.get_ident() != self._main or self._report is not None:
-            self._on_thread(lambda: self._entered(entry, ask, into))
+            run = self._on_thread if self._report is None else self._elsewhere
+            run(lambda: self._entered(entry, ask, into))
             return
         ask.main = 1
         with self._lock:
@@ -160,8 +168,12 @@ class Session:
     # -- the other thread -------------------------------------------------------------------------
 
     def _on_thread(self, work: Callable[[], Any]) -> Any:
-        if threading.get_ident() == self._thread.ident:  # Julia called Python, which calls Julia
-            return work()
+        if threading.get_ident() in self._own:
+            with self._lock:
+                return work()
+        return self._elsewhere(work)
+
+    def _elsewhere(self, work: Callable[[], Any]) -> Any:
         job = _Job(work)
         self._jobs.put(job)
         try:
@@ -211,6 +223,11 @@ class Session:
             said = " ".join(str(why).split())[:600]
             raise BackendUnavailableError(f"backend='julia' did not start: {said}. Way out: {_HOW}.") from why
         log.info("Julia %s started in %.1f s", self.main.seval("string(VERSION)"), time.perf_counter() - began)
+
+    def _adopt(self) -> None:
+        """Make Julia know a thread that it was not started on."""
+        self.main.seval("nothing")
+        self.entries.park()
 
     def _function(self, name: str) -> Any:
         if name not in self._functions:
@@ -265,12 +282,24 @@ class _Job:
         self.error: BaseException | None = None
 
 
+def _must_be_first_thread() -> None:
+    import juliacall
+
+    if threading.current_thread() is not threading.main_thread() or juliacall.Main.seval("Threads.threadid()") != 1:
+        raise BackendUnavailableError(
+            "backend='julia': juliacall was imported before, and only the main thread, if it did that, can start the"
+            " rest. Make the first solve by backend='julia' there, or import juliacall after it."
+        )
+
+
 def _environment(chosen: Configuration) -> None:
     """Tell juliacall which Julia; what the user's environment says already stays."""
     settings = {
         "PYTHON_JULIACALL_HANDLE_SIGNALS": "no",
         "PYTHON_JULIACALL_THREADS": "1",
         "PYTHON_JULIACALL_STARTUP_FILE": "no",
+        # It would print from the main thread after every cell, and wait there for ever: only Julia's thread can print.
+        "PYTHON_JULIACALL_AUTOLOAD_IPYTHON_EXTENSION": "no",
         "JULIA_CONDAPKG_BACKEND": "Null",
     }
     if chosen.julia and chosen.project:
@@ -322,6 +351,7 @@ def session() -> Session:
         if _running is None:
             chosen = chosen_julia()
             if "juliacall" in sys.modules:
+                _must_be_first_thread()
                 log.warning("juliacall was imported before: its Julia, threads and signal handling stay as they are")
             try:
                 _running = Session(chosen)
