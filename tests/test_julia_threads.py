@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from problems.in_julia import juliacalls
 from torch import Tensor
 
 import pydiffeqflux as pdf
@@ -182,17 +183,9 @@ juliacall.Main.GC.gc()
 @pytest.mark.parametrize("imports", ["import torch", "import juliacall"])
 def test_a_process_begins_and_ends_well(imports: str) -> None:
     """Also where juliacall was imported, and Julia started by it, before."""
-    from pydiffeqflux.backends.julia.session import chosen_julia
-
-    chosen = chosen_julia()
-    assert chosen.julia and chosen.project
-    environment = os.environ | {"PYTHON_JULIACALL_EXE": chosen.julia, "PYTHON_JULIACALL_PROJECT": chosen.project}
-    environment |= {"PYTHON_JULIACALL_HANDLE_SIGNALS": "no", "JULIA_CONDAPKG_BACKEND": "Null"}
     more = FROM_ANOTHER if "juliacall" in imports else ""
-    if chosen.depot:
-        environment["JULIA_DEPOT_PATH"] = chosen.depot
     script = SCRIPT.format(imports=imports, more=more)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | juliacalls())
     assert done.stdout.split()[-3:] == ["0.606531"] * 3, done.stderr
     assert ("refused" in done.stdout) == ("printed" in done.stdout) == ("juliacall" in imports)
     assert done.returncode == 0, done.stderr

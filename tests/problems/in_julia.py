@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pydiffeqflux.backends.julia.session import chosen_julia
+
 D = torch.float64
 
 
@@ -38,3 +40,12 @@ def vector(x: Tensor) -> str:
 def columns(values: list[float], rows: int) -> Tensor:
     """What Julia lists column by column, as ``(columns, rows)``."""
     return torch.tensor(values, dtype=D).reshape(-1, rows)
+
+
+def juliacalls() -> dict[str, str]:
+    """The environment in which a plain ``import juliacall`` starts the Julia that pydiffeqflux was pointed at."""
+    chosen = chosen_julia()
+    found = {"PYTHON_JULIACALL_HANDLE_SIGNALS": "no", "JULIA_CONDAPKG_BACKEND": "Null"}
+    if chosen.julia and chosen.project:
+        found |= {"PYTHON_JULIACALL_EXE": chosen.julia, "PYTHON_JULIACALL_PROJECT": chosen.project}
+    return found | ({"JULIA_DEPOT_PATH": chosen.depot} if chosen.depot else {})
