@@ -299,3 +299,19 @@ def test_memory_of_checkpoints_grows_as_the_square_root() -> None:
     finally:
         forward.Forward.run = seen  # type: ignore[method-assign]
     assert math.log(kept[1] / kept[0]) / math.log(100) < 0.55
+
+
+def test_a_model_first_solved_in_inference_mode_can_be_trained() -> None:
+    net = nn.Sequential(nn.Linear(2, 11), nn.Tanh(), nn.Linear(11, 2)).double()
+    y = torch.ones(3, 2, dtype=torch.float64)
+    node = pdf.NeuralODE(net, (0.0, 1.0), backend="compiled")
+    with torch.inference_mode():
+        before = node(y)
+    node(y).square().sum().backward()
+    found = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    pdf.NeuralODE(net, (0.0, 1.0), backend="eager")(y).square().sum().backward()
+    assert torch.allclose(before, node(y))
+    for got, parameter in zip(found, net.parameters(), strict=True):
+        assert parameter.grad.abs().sum() > 0
+        assert torch.allclose(got, parameter.grad)

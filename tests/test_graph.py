@@ -406,6 +406,19 @@ def test_whatever_a_function_reaches_for_is_noticed_when_it_changes(kind: str) -
         assert torch.equal(after, 2 * before)
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+@pytest.mark.parametrize("layer", [nn.Linear, lambda n, m: nn.TransformerEncoderLayer(n, 1, 4, batch_first=True)])
+def test_a_trace_made_where_nothing_is_recorded_has_gradients(mode: Any, layer: Any) -> None:
+    """It serves the training afterwards. (In these modes, torch runs some modules as operators of their own.)"""
+    net = layer(2, 2).double().eval()
+    with mode():
+        y = torch.ones(3, 4, 2, dtype=torch.float64)
+        found = kernels(lambda t, y: net(y), torch.zeros(()), y)
+    assert found.graphs.params == len(list(net.parameters()))
+    target = next(n for n in found.graphs.backward.nodes if n.op == "output")
+    assert all(gradient is not None for gradient in target.args[0][1:])
+
+
 def test_a_replaced_parameter_is_noticed() -> None:
     cache, func, y = TraceCache(), Decay(), torch.ones(2, dtype=torch.float64)
     cache.get(func, func, T, y)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch._decomp import decomposition_table
 
-from . import solves
+from . import solves, unfused
 
 #: By name; every overload that torch has a decomposition for. Torch's own, so that the formulas are exactly torch's.
 NAMES = """
@@ -27,7 +27,7 @@ NAMES = """
     unsafe_chunk chunk tensor_split mean_backward index_add_ lerp dist heaviside deg2rad rad2deg
     special_log_ndtr special_xlog1py grid_sampler_2d upsample_nearest2d upsample_bilinear2d pixel_shuffle
     pixel_unshuffle im2col col2im masked_scatter _euclidean_dist take _unsafe_masked_index
-    _unsafe_masked_index_put_accumulate
+    _unsafe_masked_index_put_accumulate _weight_norm_interface
 """.split()
 
 
@@ -39,4 +39,4 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     for op, rule in decomposition_table.items():
         if isinstance(op, torch._ops.OpOverload) and str(op).rsplit(".", 1)[0] in wanted:
             table[op] = rule
-    return table | solves.RULES
+    return table | solves.RULES | unfused.RULES

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -70,10 +71,12 @@ def record(
     Raises:
         UntraceableError: what is done next depends on the value of a tensor.
     """
-    recorder = Recorder(example, {} if table is None else table)
-    Recorder.line = None
-    with traced(), _as_written(), _NoValues(recorder), recorder:
-        out = function(*example)
+    with _as_when_trained():
+        example = [x.clone() if x.is_inference() else x for x in example]
+        recorder = Recorder(example, {} if table is None else table)
+        Recorder.line = None
+        with traced(), _as_written(), _NoValues(recorder), recorder:
+            out = function(*example)
     recorder.finish(out)
     return Recording(recorder.graph, recorder.held)
 
@@ -218,6 +221,17 @@ class _NoValues(TorchFunctionMode):
 _LOOKING = frozenset((
     Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.untyped_storage, Tensor.__dlpack__,
 ))  # fmt: skip
+
+
+@contextmanager
+def _as_when_trained() -> Iterator[None]:
+    """One recording serves all later solves, whatever the mode that this one is made in.
+
+    In inference mode nothing has a gradient; without one, some of torch's modules run as single operators of their own,
+    and so does attention, which is to be written down as products.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 @contextmanager

@@ -61,7 +61,18 @@ def _sided(a: Tensor, b: Tensor, left: bool) -> Tensor:
     return solved(a, b) if left else solved(a.mT, b.mT).mT
 
 
+def _inv_ex(a: Tensor, *, check_errors: bool = False) -> tuple[Tensor, Tensor]:
+    found = solved(a, torch.eye(a.shape[-1], dtype=a.dtype).expand(a.shape))
+    return found, torch.zeros(a.shape[:-2], dtype=torch.int32)
+
+
+def _unchecked(info: Tensor, api_name: str, *, is_matrix: bool) -> None:
+    """Nobody can be told in the middle of a solve; infinities and NaN are what is seen of it."""
+
+
 RULES: dict[Any, Callable[..., Any]] = {
     torch.ops.aten._linalg_solve_ex.default: _solve_ex,
     torch.ops.aten.linalg_lu_solve.default: _lu_solve,
+    torch.ops.aten.linalg_inv_ex.default: _inv_ex,
+    torch.ops.aten._linalg_check_errors.default: _unchecked,
 }

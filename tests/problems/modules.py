@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 D = torch.float64
 
@@ -93,6 +94,21 @@ class _Recurrent(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         return self.cell(y, torch.tanh(y))
+
+
+def _linear_systems() -> Any:
+    w = (0.3 * torch.randn(3, 3, dtype=torch.float64)).requires_grad_()
+
+    def func(t: Tensor, y: Tensor) -> Tensor:
+        matrix = torch.eye(3, dtype=torch.float64) + w @ w.mT
+        return torch.linalg.solve(matrix, y.mT).mT - y @ torch.linalg.inv(matrix + w)
+
+    return func, _normal(2, 3)
+
+
+def _bilinear() -> Any:
+    layer = nn.Bilinear(3, 3, 3).double()
+    return lambda t, y: layer(y, torch.sin(y)), _normal(2, 3)
 
 
 def _indexing() -> Any:
@@ -214,6 +230,13 @@ MODULES: dict[str, Callable[[], Any]] = {
     "attention": lambda: (_Attention(), _normal(1, 5, 4)),
     "multi_head": lambda: (_MultiHead(), _normal(1, 3, 4)),
     "recurrent": lambda: (_Recurrent(), _normal(2, 3)),
+    "transformer": lambda: (Net(nn.TransformerEncoderLayer(4, 2, 8, 0.0, "gelu", batch_first=True)), _normal(2, 3, 4)),
+    "weight_norm": lambda: (
+        Net(weight_norm(nn.Linear(3, 7)), nn.Tanh(), weight_norm(nn.Linear(7, 3), dim=1)),
+        _normal(4, 3),
+    ),
+    "bilinear": _bilinear,
+    "linear_systems": _linear_systems,
     "in_place": _in_place,
     "lotka_volterra": _lotka_volterra,
     "elementary": _elementary,
