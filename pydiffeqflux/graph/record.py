@@ -228,9 +228,10 @@ def _as_when_trained() -> Iterator[None]:
     """One recording serves all later solves, whatever the mode that this one is made in.
 
     In inference mode nothing has a gradient; without one, some of torch's modules run as single operators of their own,
-    and so does attention, which is to be written down as products.
+    and so does attention, which is to be written down as products. Autocast would change dtypes.
     """
-    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+    plain = torch.autocast("cpu", enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), plain:
         yield
 
 

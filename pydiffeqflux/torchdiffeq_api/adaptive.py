@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..backends.common.autocast import in_own_precision
 from ..backends.common.dense import Piecewise
 from ..backends.common.failure import failure
 from ..backends.common.output import DenseOutput
@@ -42,6 +43,7 @@ class AdaptiveEngine:
     method: Method | None = None
     _last_dt: float | None = field(default=None, init=False)
 
+    @in_own_precision
     def integrate(self, y0: Tensor, times: Times) -> list[Tensor]:
         """The states at all times, the first of them ``y0``.
 
@@ -56,6 +58,7 @@ class AdaptiveEngine:
         out = self._finish(loop, loop.run(y0))
         return [y0, *out.saved, out.y1]
 
+    @in_own_precision
     def until_event(self, y0: Tensor, times: Times, event_fn: Callable[..., Tensor]) -> tuple[float, Tensor]:
         """Time and state of the first event; the state's gradient is that at a fixed time.
 
@@ -81,6 +84,7 @@ class AdaptiveEngine:
         self._finish(loop, out)
         raise AssertionError("a solve without an end ended")  # pragma: no cover
 
+    @in_own_precision
     def dense(self, y0: Tensor, times: Times) -> Callable[[Any], Any]:
         """The dense output between the first and the last time."""
         pieces = Piecewise(times.sign)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..backends import native
+from ..backends.common.autocast import without_autocast
 from ..backends.common.capture import captured_tensors
 from ..backends.common.rhs import Rhs
 from ..backends.common.tolerances import Norm, rms_norm
@@ -316,6 +317,7 @@ class _Adjoint(torch.autograd.Function):
         return call.times.tensor.new_tensor(when), ys
 
     @staticmethod
+    @without_autocast
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         job: Job = ctx.job

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backends.common.autocast import as_called
 from ..backends.common.rhs import Rhs
 from ..errors import InvalidArgumentError, InvalidTimesError
 from ..sensealg import SenseAlg
@@ -69,7 +70,8 @@ def make_call(
     if t.device != packed.device:
         warnings.warn("t is not on the same device as y0. Coercing to y0.device.", stacklevel=3)
         times = Times(times.values, times.tensor.to(packed.device))
-    rhs = Rhs(func if spec is not None else Conforming(func), spec, packed)
+    model = as_called(func, packed)
+    rhs = Rhs(model if spec is not None else Conforming(model), spec, packed)
     problem = Problem(
         rhs,
         packed,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..backends.common.autocast import in_own_precision
 from ..backends.common.crossing import condition
 from ..backends.common.dense import Interpolant, Piecewise
 from ..backends.common.output import DenseOutput
@@ -89,6 +90,7 @@ class GridEngine:
     perturb: bool = False
     on_step: Hook | None = None
 
+    @in_own_precision
     def integrate(self, y0: Tensor, times: Times) -> list[Tensor]:
         """The states at all times, the first of them ``y0``.
 
@@ -109,6 +111,7 @@ class GridEngine:
                 taken += 1
         return states
 
+    @in_own_precision
     def until_event(self, y0: Tensor, times: Times, event_fn: Callable[..., Tensor]) -> tuple[float, Tensor]:
         """Time and state of the first event; the state's gradient is that at a fixed time.
 
@@ -136,6 +139,7 @@ class GridEngine:
             " take larger steps."
         )
 
+    @in_own_precision
     def dense(self, y0: Tensor, times: Times) -> Callable[[Any], Any]:
         """The dense output between the first and the last time: cubic on each step."""
         pieces = Piecewise(times.sign)
@@ -157,7 +161,7 @@ class GridEngine:
             step = self.stepper.step(self.rhs, start, size, y, carry)
             self.rhs.fence()
             if not step.converged:
-                warnings.warn(NOT_CONVERGED, stacklevel=4)
+                warnings.warn(NOT_CONVERGED, stacklevel=5)
             yield Stride(span, y, step)
             y, carry = step.y1, step.carry
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backends import native
+from ..backends.common.autocast import as_called
 from ..backends.common.crossing import link_crossing
 from ..backends.common.rhs import Rhs
 from ..callbacks import Event
@@ -138,7 +139,8 @@ def odeint_event(
     ahead = start.reshape(-1).detach() + (-1.0 if reverse_time else 1.0)
     t = torch.cat([start.reshape(-1), ahead])
     event_t, solution = odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
-    rhs = Rhs(func if spec is not None else Conforming(func), spec, packed)
+    model = as_called(func, packed)
+    rhs = Rhs(model if spec is not None else Conforming(model), spec, packed)
     ys = solution
     if spec is not None:
         ys = torch.stack([spec.flatten(map_state(lambda x, i=i: x[i], solution)) for i in range(2)])

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..backends.common.autocast import in_own_precision
 from ..backends.common.rhs import Rhs
 from ..errors import ScipySolverError, UnsupportedError
 from .times import Times
@@ -35,6 +36,7 @@ class ScipyEngine:
     min_step: float = 0.0
     max_step: float = math.inf
 
+    @in_own_precision
     def integrate(self, y0: Tensor, times: Times) -> list[Tensor]:
         """The states at all times, the first of them ``y0``; none of them with a gradient.
 
@@ -67,7 +69,7 @@ class ScipyEngine:
             message = f"SciPy's {self.solver} stopped after t={reached:.6g}: {found.message}"
             if not bounded:
                 raise ScipySolverError(f"{message} Loosen rtol/atol, or choose another options['solver'].")
-            warnings.warn(f"{message} States after that are NaN; lower options['min_step'].", stacklevel=3)
+            warnings.warn(f"{message} States after that are NaN; lower options['min_step'].", stacklevel=4)
             missing = np.full((len(times.values) - len(values), y0.numel()), np.nan)
             values = np.concatenate([values.reshape(-1, y0.numel()), missing])
         states = torch.as_tensor(values.copy()).to(y0.device, y0.dtype)
@@ -82,6 +84,7 @@ class ScipyEngine:
 
         return function
 
+    @in_own_precision
     def until_event(self, y0: Tensor, times: Times, event_fn: Callable[..., Tensor]) -> tuple[float, Tensor]:
         """Not there.
 
@@ -90,6 +93,7 @@ class ScipyEngine:
         """
         raise UnsupportedError("method='scipy_solver' has no events; choose one of the native methods, 'dopri5' say.")
 
+    @in_own_precision
     def dense(self, y0: Tensor, times: Times) -> Callable[[Any], Any]:
         """Not there.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..backends.common.autocast import in_own_precision
 from ..backends.common.stretch import Stretch
 from ..backends.eager.adjoints.adjoint import Adjoint
 from ..backends.eager.adjoints.function import run_stretch
@@ -112,7 +113,7 @@ def sdeint_adjoint(
         params=params,
     )
     adjoint = kind(job)
-    states = saved(run_stretch(adjoint, checked.y0), values, checked)
+    states = saved(in_own_precision(run_stretch)(adjoint, checked.y0), values, checked)
     carry = adjoint.loop.carry if isinstance(adjoint, ReversibleBacksolve) and adjoint.loop is not None else None
     return returned(states, carry, logqp, extra)
 

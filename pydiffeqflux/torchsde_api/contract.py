@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import sde_methods
+from ..backends.common.autocast import as_called
 from ..backends.common.path import Path
 from ..errors import InvalidArgumentError, InvalidStateError, InvalidTimesError, ShapeError, UnknownNameError
 from ..sde_methods import INTERPRETATIONS, NOISES, SDEMethod
@@ -75,6 +76,7 @@ def check(
             f"bm has levy_area_approximation={has!r}; method={method or chosen.name} needs one of"
             f" {', '.join(_ENOUGH[chosen.area])}: BrownianInterval(..., levy_area_approximation=...)."
         )
+    functions = {role: as_called(function, y0) for role, function in functions.items()}
     equation = UserSde(functions, y0, noise, interpretation, m)
     equation.path = Path(bm, times)
     return Checked(equation, chosen, y0, times)

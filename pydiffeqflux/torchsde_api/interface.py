@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backends.common.autocast import in_own_precision
 from ..backends.common.failure import failure
 from ..backends.common.reading import all_finite
 from ..backends.common.stretch import Outcome
@@ -101,7 +102,7 @@ def sdeint(
         SaveTimes(values),
         counts=Counts(),
     )
-    states = saved(loop.run(checked.y0), values, checked)
+    states = saved(in_own_precision(loop.run)(checked.y0), values, checked)
     return returned(states, loop.carry, logqp, extra)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...errors import DenseOutputError
 from ...tracking import recording
+from .autocast import in_own_precision
 
 Scalar = float | Tensor
 Coefficients = np.ndarray[Any, np.dtype[np.float64]]
@@ -47,6 +48,7 @@ class Interpolant:
     coeffs: Coefficients
     dt: Scalar | None
 
+    @in_own_precision
     def at(self, thetas: Sequence[float]) -> Tensor:
         """States at several points, ``(len(thetas), *y0.shape)``; the points themselves carry no gradient."""
         powers = np.power.outer(np.asarray(thetas), np.arange(1, self.coeffs.shape[1] + 1))

@@ -10,6 +10,7 @@ from ...sde_methods import SDEMethod
 from ...sde_problem import SDEProblem
 from ..backend import Problem, SolveOptions
 from . import path as paths
+from .autocast import as_called
 from .implicit_rhs import implicit_rhs
 from .mass import mass_rhs
 from .rhs import Rhs
@@ -22,11 +23,12 @@ def equation_of(problem: Problem, method: Method, options: SolveOptions) -> Rhs:
     if isinstance(problem, ODEProblem):
         if problem.mass_matrix is not None:
             return mass_rhs(problem, options)
-        return Rhs(problem.func, problem.spec, problem.packed)
+        return Rhs(as_called(problem.func, problem.packed), problem.spec, problem.packed)
     if isinstance(problem, DAEProblem):
         return implicit_rhs(problem, options)
     assert isinstance(problem, SDEProblem) and isinstance(method, SDEMethod)
-    sde = Sde(problem.drift, problem.diffusion, problem.packed, problem.noise, problem.interpretation)
+    drift, diffusion = (as_called(func, problem.packed) for func in (problem.drift, problem.diffusion))
+    sde = Sde(drift, diffusion, problem.packed, problem.noise, problem.interpretation)
     sde.path = _path(sde, problem, method, options)
     if options.dt is not None and options.dt < 10 * sde.path.resolution:
         raise InvalidArgumentError(

@@ -18,6 +18,7 @@ from torch import Tensor
 from ...dae_problem import DAEProblem
 from ...errors import HighIndexError, InitialisationError, ShapeError
 from ..backend import SolveOptions
+from .autocast import as_called
 from .jacobian import Linearised, differentiate, from_columns, to_columns
 from .mass import is_singular
 from .reading import to_float
@@ -34,8 +35,8 @@ class ImplicitRhs(Rhs):
     """
 
     def __init__(self, problem: DAEProblem, policy: Policy):
-        super().__init__(problem.residual, problem.spec, problem.packed)  # type: ignore[arg-type]  # one argument more
-        self._function = problem.residual
+        self._function = as_called(problem.residual, problem.packed)
+        super().__init__(self._function, problem.spec, problem.packed)
         self.policy, self.batched = policy, problem.batched
         self.mask = problem.mask
         #: A derivative near that of the current state; at the very start the user's, which is checked too.

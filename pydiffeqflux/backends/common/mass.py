@@ -21,6 +21,7 @@ from ...problem import ODEProblem
 from ...state import StateSpec
 from ...tracking import tracked
 from ..backend import SolveOptions
+from .autocast import as_called
 from .jacobian import from_columns, jacobian, to_columns
 from .reading import to_float
 from .rhs import Rhs, Scalar
@@ -169,7 +170,8 @@ def mass_rhs(problem: ODEProblem, options: SolveOptions) -> MassRhs:
     """The right-hand side of a problem that has a mass matrix."""
     assert problem.mass_matrix is not None
     mass = Mass.of(problem.mass_matrix, problem.packed, problem.batched)
-    return MassRhs(problem.func, problem.spec, problem.packed, mass, policy_of(options))
+    func = as_called(problem.func, problem.packed)
+    return MassRhs(func, problem.spec, problem.packed, mass, policy_of(options))
 
 
 def _solved(matrix: Tensor, y: Tensor, batched: bool) -> Tensor:

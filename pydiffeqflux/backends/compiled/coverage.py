@@ -10,6 +10,7 @@ from ...problem import ODEProblem
 from ...sensealg import BacksolveAdjoint, DiscreteAdjoint, GaussAdjoint, InterpolatingAdjoint
 from ...tracking import transforming
 from ..backend import SolveOptions
+from ..common.autocast import of_models
 from .tableaus import table_of
 
 #: The adjoint equations that are compiled.
@@ -27,7 +28,7 @@ def uncovered(problem: ODEProblem, method: Method, options: SolveOptions) -> str
         return f"the state is on {y.device}"
     if y.dtype not in (torch.float32, torch.float64):
         return f"the state is {y.dtype}, not float32 or float64"
-    if torch.is_autocast_enabled("cpu"):
+    if of_models("cpu") is not None:
         return "autocast chooses dtypes operation by operation"
     if options.memo.get("plain") is method and (options.sensealg is None or not torch.is_grad_enabled()):
         return None

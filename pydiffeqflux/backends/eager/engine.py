@@ -10,6 +10,7 @@ from ...problem import ODEProblem
 from ...sensealg import DiscreteAdjoint
 from ...solution import Solution
 from ..backend import Problem, SolveOptions
+from ..common.autocast import in_own_precision
 from ..common.choose import choose_sensealg
 from ..common.failure import failure
 from ..common.tolerances import Tolerances, rms_norm
@@ -23,6 +24,7 @@ class EagerBackend:
 
     name = "torch"
 
+    @in_own_precision
     def solve(self, problem: Problem, method: Method, options: SolveOptions) -> Solution:
         began = time.perf_counter()
         if isinstance(problem, DDEProblem):

@@ -25,6 +25,7 @@ from ...solution import Solution, Stats
 from ...state import State
 from ...tracking import transforming
 from ..backend import Problem, SolveOptions
+from ..common.autocast import without_autocast
 from ..common.chain import assemble, chain
 from ..common.equation import equation_of
 from ..common.failure import failure
@@ -56,6 +57,7 @@ class JuliaBackend:
 
     name = "julia"
 
+    @without_autocast
     def solve(self, problem: Problem, method: Method, options: SolveOptions) -> Solution:
         began = time.perf_counter()
         _require(problem, options)

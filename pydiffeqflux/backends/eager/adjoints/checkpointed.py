@@ -21,6 +21,7 @@ from ....instead import Instead, depends_on, origins_of
 from ....problem import SaveTimes, TimePoint
 from ....sensealg import DiscreteAdjoint
 from ....solution import Status
+from ...common.autocast import without_autocast
 from ...common.capture import partial
 from ...common.crossing import link_crossing
 from ...common.stretch import Outcome
@@ -139,6 +140,7 @@ class _Segment(torch.autograd.Function):
         return tuple(None if x is None else x.clone() for x in outputs)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = iter(ctx.saved_tensors)
         inputs = [next(saved) if here else None for here in ctx.present]

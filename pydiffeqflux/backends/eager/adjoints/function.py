@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...common.autocast import without_autocast
 from ...common.capture import partial
 from ...common.crossing import link_crossing
 from ...common.stretch import Outcome
@@ -40,6 +41,7 @@ class _Solve(torch.autograd.Function):
         ctx.save_for_backward(y0, *output, *params)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         g_ys, g_y1 = grads
         y0, ys, y1, *params = ctx.saved_tensors

@@ -12,6 +12,7 @@ from ....dde_problem import DDEProblem, Lag
 from ....errors import InvalidLagError, ShapeError
 from ....problem import TimePoint
 from ....tracking import reading, recording
+from ...common.autocast import as_called
 from ...common.dense import Piecewise
 from ...common.reading import to_float
 from ...common.rhs import Rhs, Scalar
@@ -34,7 +35,7 @@ class DelayRhs(Rhs):
     """
 
     def __init__(self, problem: DDEProblem, order: int):
-        super().__init__(problem.func, problem.spec, problem.packed)
+        super().__init__(as_called(problem.func, problem.packed), problem.spec, problem.packed)
         self.lags, self.history = problem.delays, problem.past
         self.start = problem.t0.value
         self.past = Piecewise()

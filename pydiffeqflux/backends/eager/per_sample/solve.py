@@ -16,6 +16,7 @@ from ....sensealg import DiscreteAdjoint, SenseAlg
 from ....solution import EventRecord, Solution, Stats, Status
 from ....state import State
 from ...backend import SolveOptions
+from ...common.autocast import as_called
 from ...common.progress import progress_bar
 from ...common.rhs import Rhs
 from ...common.tolerances import Tolerances, row_norm
@@ -41,7 +42,7 @@ def solve(
     """
     _check_sensealg(sensealg)
     layout = layout_of(problem)
-    rhs = Rhs(layout.function(problem.func), problem.spec, problem.packed)
+    rhs = Rhs(layout.function(as_called(problem.func, problem.packed)), problem.spec, problem.packed)
     tol = Tolerances(options.rtol, options.atol, options.norm or row_norm)
     with progress_bar(options.progress, problem.t0.value, problem.t1.value) as report:
         loop = RowLoop(rhs, stepper, tol, options, layout, problem.t0, problem.packed, problem.direction, report)

@@ -21,6 +21,7 @@ from ....problem import ODEProblem
 from ....sde_problem import SDEProblem
 from ....solution import Solution, Stats
 from ...backend import Problem, SolveOptions
+from ...common.autocast import without_autocast
 from ...common.equation import equation_of
 from ...common.failure import failure
 from ...common.implicit_rhs import ImplicitRhs
@@ -46,6 +47,7 @@ class DiffEqFluxBackend:
 
     name = "diffeqflux"
 
+    @without_autocast
     def solve(self, problem: Problem, method: Method, options: SolveOptions) -> Solution:
         began = time.perf_counter()
         checks.options(problem, method, options)
