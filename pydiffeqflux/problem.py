@@ -19,6 +19,8 @@ from .state import State, StateSpec, pack
 from .tracking import reading, tracked
 
 TimeLike = float | int | Tensor
+#: Where ``solve`` keeps with a problem how it was solved the last time.
+ROUTE = "_route"
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,9 @@ class ODEProblem:
             check_mass_matrix(self.mass_matrix, packed, self.batched)
         for name, value in (("packed", packed), ("spec", spec), ("t0", t0), ("t1", t1)):
             object.__setattr__(self, name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != ROUTE}
 
     @property
     def ends(self) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -105,6 +105,29 @@ class Solution:
     statuses: list[Status] | None = None
     #: Of an SDE: its Brownian path, ``brownian(ta, tb)`` being ``W(tb) - W(ta)``.
     brownian: Callable[[float, float], Tensor] | None = field(default=None, repr=False)
+
+    @classmethod
+    def later(cls, ys: State, status: Status, make: Callable[[str], Any]) -> Solution:
+        """A solution of which ``make("ts")`` and ``make("stats")`` are made when somebody looks at them."""
+        new = cls.__new__(cls)
+        new.__dict__.update(ys=ys, status=status, _make=make)
+        return new
+
+    def __getattr__(self, name: str) -> Any:
+        own = self.__dict__
+        if name == "events":
+            made: Any = []
+        elif name in ("ts", "stats") and "_make" in own:
+            made = own["_make"](name)
+        else:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        own[name] = made
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        for each in fields(self):
+            getattr(self, each.name)
+        return {name: value for name, value in self.__dict__.items() if name != "_make"}
 
     @property
     def success(self) -> bool:

@@ -31,7 +31,7 @@ from .errors import (
     UnsupportedError,
 )
 from .methods import Method
-from .problem import ODEProblem, TimeLike, TimePoint, save_times, time_points
+from .problem import ROUTE, ODEProblem, TimeLike, TimePoint, save_times, time_points
 from .sde_problem import SDEProblem, refuse_gradient
 from .sensealg import SenseAlg
 from .solution import Solution
@@ -139,6 +139,10 @@ def solve(
         type(rtol) is float and type(atol) is float and event is None and callbacks is None and norm is None
         and type(tstops) is tuple and not tstops and isinstance(problem, ODEProblem) and problem.mass_matrix is None
     )  # fmt: skip
+    if numbers_only and (route := problem.__dict__.get(ROUTE)) is not None:
+        again: Solution | None = route.again(problem, given, saveat)
+        if again is not None:
+            return again
     chosen, options = _known(given) if numbers_only else _check(problem, *given)
     options = options.at(save_times(saveat, problem))
     if not chosen.adaptive and dt is None and saveat is None:
@@ -161,7 +165,23 @@ def solve(
         )
     engine = registry.get(backend)
     log.info("backend %s, method %s", engine.name, chosen)
-    return engine.solve(problem, chosen, options)
+    solution = engine.solve(problem, chosen, options)
+    if numbers_only and isinstance(problem, ODEProblem):
+        _remember(problem, chosen, options, given, saveat, solution)
+    return solution
+
+
+def _remember(
+    problem: ODEProblem, method: Method, options: SolveOptions, given: tuple[Any, ...], saveat: Any, solution: Solution
+) -> None:
+    """Keep with a problem that is solved a second time how it was."""
+    own = problem.__dict__
+    if ROUTE not in own:
+        own[ROUTE] = None
+    elif solution.stats.backend == "compiled":
+        from .backends.compiled.route import route_of
+
+        own[ROUTE] = route_of(problem, method, options, given, saveat)
 
 
 def _known(given: tuple[Any, ...]) -> tuple[Method, SolveOptions]:

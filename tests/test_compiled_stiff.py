@@ -106,3 +106,65 @@ def test_what_is_not_covered(size: int, times: bool, why: str) -> None:
     t1 = torch.tensor(1.0, requires_grad=times)
     with pytest.raises(UnsupportedError, match=why):
         solve(ODEProblem(lambda t, y: -y, torch.ones(size), (0.0, t1)), "rodas5p", backend="compiled")
+
+
+class Shifted(nn.Module):
+    """A layer whose Jacobian knows nothing of its bias, nor of the second state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[-3.0, 0.7], [0.2, -40.0]], dtype=D))
+        self.bias = nn.Parameter(torch.tensor([0.3, -0.2], dtype=D))
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return y @ self.weight.T * torch.stack([torch.ones_like(y[0]), 1 + y[0] ** 2]) + self.bias
+
+
+def normed() -> nn.Module:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 3), nn.LayerNorm(3))
+
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return self.net(y)
+
+    torch.manual_seed(0)
+    return Normed().double()
+
+
+class Linear(nn.Module):
+    """The Jacobian is constant: it depends on no state at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([[-2.0, 1.0], [0.5, -30.0]], dtype=D))
+        self.b = nn.Parameter(torch.tensor([1.0, 2.0], dtype=D))
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.a @ y + self.b * torch.cos(t)
+
+
+class Constant(nn.Module):
+    """There is no Jacobian."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Parameter(torch.tensor([1.0, 2.0], dtype=D))
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.b * 1.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("make", [Shifted, normed, Linear, Constant])
+def test_a_jacobian_that_does_not_depend_on_everything(method: str, make: Any) -> None:
+    net = make()
+    n = 3 if make is normed else 2
+    found = []
+    for backend in ("compiled", "eager"):
+        y0 = torch.linspace(0.5, 1.0, n, dtype=D).requires_grad_()
+        problem = ODEProblem(net, y0, (0.0, 1.0))
+        ys = solve(problem, method, saveat=[0.3, 1.0], rtol=1e-6, atol=1e-8, dense=False, backend=backend).ys
+        found.append(torch.autograd.grad((ys * ys).sum(), [y0, *net.parameters()]))
+    torch.testing.assert_close(*found, rtol=1e-8, atol=1e-10)

@@ -105,6 +105,6 @@ def only(graphs: Graphs, *results: int) -> Recording:
     return Recording(graph, graphs.backward.held)
 
 
-def kernels(evaluate: Evaluate, t: Tensor, y: Tensor) -> Kernels:
+def kernels(evaluate: Evaluate, t: Tensor, y: Tensor, first: Sequence[Tensor] = ()) -> Kernels:
     """Trace a right-hand side; see :func:`trace` for arguments and errors."""
-    return Kernels(trace(evaluate, t, y), y.detach())
+    return Kernels(trace(evaluate, t, y, first), y.detach())

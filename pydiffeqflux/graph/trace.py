@@ -45,11 +45,12 @@ class Graphs:
     shape: tuple[int, ...]
 
 
-def trace(evaluate: Evaluate, t: Tensor, y: Tensor) -> Graphs:
+def trace(evaluate: Evaluate, t: Tensor, y: Tensor, first: Sequence[Tensor] = ()) -> Graphs:
     """Trace ``evaluate(t, y)`` and its vector-Jacobian product.
 
     Args:
         t, y: an example: a time (0-dim) and a state. Shapes and dtypes become part of the graphs.
+        first: differentiable tensors that come first among the externals, whether they are reached or not.
 
     Raises:
         UntraceableError: control flow that depends on values, random numbers, a tensor changed in place, a complex
@@ -61,7 +62,7 @@ def trace(evaluate: Evaluate, t: Tensor, y: Tensor) -> Graphs:
     t, y = t.detach(), y.detach()
     forward = _record(evaluate, t, y)
     reached = _externals(forward)
-    params = [x for x in reached if x.requires_grad]
+    params = [*first, *(x for x in reached if x.requires_grad and not any(x is other for other in first))]
     # A parameter that was computed from another one has a history, which is not to be differentiated here.
     origins = origins_of(params)
     ends = {id(x): x if x.is_leaf else x.detach().requires_grad_() for x in params}

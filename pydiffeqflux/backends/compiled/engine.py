@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,13 +89,21 @@ def run(
     if part is not None:
         shared = shards.solve(problem, method, options, part, tensors, sensealg, graph)
         if shared is not None:
-            return _described(shared, method, sensealg, reason, began)
+            describe(shared.stats, method, sensealg, reason, time.perf_counter() - began)
+            return shared
     steps = options.saves is None and options.unsaved == "steps"
     plan = model.plans.get(problem, method, options)
     keep = graph or options.dense or steps
-    plain = None if keep else _plainly(problem, options, plan, model, tensors)
-    if plain is not None:
-        return _described(plain, method, sensealg, reason, began)
+    if not keep:
+        took = 0.0
+
+        def finish(stats: Stats) -> None:
+            describe(stats, method, sensealg, reason, took)
+
+        plain = _plainly(problem, options, plan, model, tensors, finish)
+        if plain is not None:
+            took = time.perf_counter() - began
+            return plain
     with torch.no_grad():
         given = model.arguments(tensors)  # where a plain solve failed, what is to be said about that is said below
     forward = Forward(problem, method, options, plan, model, given, keep)
@@ -103,13 +112,7 @@ def run(
         forward.checkpoints = _checkpoints(sensealg)
     with torch.no_grad():
         forward.run(problem.packed.detach().contiguous())
-    solution = _assemble(forward, sensealg, graph)
-    solution.stats = Stats(
-        nf=forward.nf, naccept=forward.accepted, nreject=forward.rejected, njac=forward.njac,
-        backend=CompiledBackend.name,
-        method=str(method), sensealg="none" if sensealg is None else sensealg.name, reason=reason,
-        time=time.perf_counter() - began,
-    )  # fmt: skip
+    solution = _assemble(forward, sensealg, reason, began, graph)
     if options.throw and not solution.status.ok:
         span = problem.t0.value, problem.t1.value
         raise failure(solution.status, forward.message, float(solution.ts[-1]), span, method)
@@ -117,13 +120,14 @@ def run(
 
 
 def _plainly(
-    problem: ODEProblem, options: SolveOptions, plan: Plan, model: Model, tensors: Sequence[Tensor]
-) -> Solution | None:
+    problem: ODEProblem, options: SolveOptions, plan: Plan, model: Model, tensors: Sequence[Tensor],
+    finish: Callable[[Stats], None],
+) -> Solution | None:  # fmt: skip
     """A solve that keeps nothing."""
     if torch.is_grad_enabled():
         with torch.no_grad():
-            return plain_solve(problem, options, plan, model, model.arguments(tensors, kept=False))
-    return plain_solve(problem, options, plan, model, model.arguments(tensors, kept=False))
+            return plain_solve(problem, options, plan, model, model.arguments(tensors, kept=False), finish)
+    return plain_solve(problem, options, plan, model, model.arguments(tensors, kept=False), finish)
 
 
 def _run_rows(
@@ -137,21 +141,17 @@ def _run_rows(
     solution, message = rows.solve(
         problem, method, options, model, given, _has_graph(problem, options, given.params, sensealg), sensealg
     )
-    _described(solution, method, sensealg, reason, began)
+    describe(solution.stats, method, sensealg, reason, time.perf_counter() - began)
     if options.throw and not solution.status.ok:
         raise failure(solution.status, message, None, (problem.t0.value, problem.t1.value), method)
     return solution
 
 
-def _described(
-    solution: Solution, method: Method, sensealg: SenseAlg | None, reason: str, began: float
-) -> Solution:  # fmt: skip
-    """With what there is to say about every solve."""
-    stats = solution.stats
+def describe(stats: Stats, method: Method, sensealg: SenseAlg | None, reason: str, took: float) -> None:
+    """Add what there is to say about every solve."""
     stats.backend, stats.method, stats.reason = CompiledBackend.name, str(method), reason
     stats.sensealg = "none" if sensealg is None else sensealg.name
-    stats.time = time.perf_counter() - began
-    return solution
+    stats.time = took
 
 
 def _has_graph(problem: ODEProblem, options: SolveOptions, params: Sequence[Tensor], sensealg: SenseAlg | None) -> bool:
@@ -174,7 +174,7 @@ def _checkpoints(sensealg: SenseAlg | None) -> Checkpoints | None:
     return Checkpoints(sensealg.checkpoints if isinstance(sensealg.checkpoints, int) else None)
 
 
-def _assemble(forward: Forward, sensealg: SenseAlg | None, graph: bool) -> Solution:
+def _assemble(forward: Forward, sensealg: SenseAlg | None, reason: str, began: float, graph: bool) -> Solution:
     """The solution of a solve that has run: which states at which times, and how they depend on the inputs."""
     problem, options = forward.problem, forward.options
     seen = _observation(forward, sensealg)
@@ -184,17 +184,33 @@ def _assemble(forward: Forward, sensealg: SenseAlg | None, graph: bool) -> Solut
         seen.rows = seen.rows[:keep]
     rows = seen.rows
     if graph and isinstance(sensealg, DiscreteAdjoint):
-        rows = observe(seen, problem.packed, _times(options))
-    elif graph and sensealg is not None:
-        from . import continuous
+        ys = observe(seen, problem.packed, _times(options))
+    else:
+        if graph and sensealg is not None:
+            from . import continuous
 
-        rows = continuous.observe(forward, sensealg, rows)
-    ys = rows.view(len(rows), *problem.packed.shape)
+            rows = continuous.observe(forward, sensealg, rows)
+        ys = rows.view(len(rows), *problem.packed.shape)
     spec = problem.spec
     differentiable = graph and isinstance(sensealg, DiscreteAdjoint)
     dense = DenseOutput(forward, differentiable, sensealg) if options.dense and forward.accepted else None
     states = ys if spec is None else spec.unflatten(ys)
-    return Solution(_saved_times(forward, len(rows), graph), states, Stats(), forward.status, [], dense)
+    plan, count, method = forward.plan, len(rows), forward.method
+    usual = options.saves is not None and options.saves.tensor is None and count == forward.saved
+    ts = None if usual else _saved_times(forward, count, graph)
+    found = forward.nf, forward.accepted, forward.rejected, forward.njac, time.perf_counter() - began
+
+    def later(name: str) -> Any:
+        if name == "ts":
+            return plan.saves[:count].clone() if ts is None else ts
+        nf, accepted, rejected, njac, took = found
+        stats = Stats(nf=nf, naccept=accepted, nreject=rejected, njac=njac)
+        describe(stats, method, sensealg, reason, took)
+        return stats
+
+    solution = Solution.later(states, forward.status, later)
+    solution.dense = dense
+    return solution
 
 
 def _observation(forward: Forward, sensealg: SenseAlg | None) -> Observation:
@@ -202,7 +218,9 @@ def _observation(forward: Forward, sensealg: SenseAlg | None) -> Observation:
     options, n = forward.options, forward.problem.packed.numel()
     ended = not forward.status.ok
     if options.saves is not None:
-        rows, where, thetas = forward.states[: forward.saved], forward.where, forward.thetas
+        rows, where, thetas = forward.states, forward.where, forward.thetas
+        if forward.saved != len(rows):
+            rows = rows[: forward.saved]
         last = options.saves.values[forward.saved - 1] if forward.saved else None
         if ended and last != forward.t:  # a solve that ended early returns the state that it ended with
             rows = torch.cat([rows, forward.final[None]])

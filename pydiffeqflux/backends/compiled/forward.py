@@ -39,7 +39,7 @@ CODES = {
 
 
 @functools.cache
-def loop_of(single: bool) -> Callable[..., int]:
+def loop_of(single: bool) -> toolchain.Entry:
     """The explicit loop for a dtype."""
     return toolchain.loop(explicit.integrate, single)
 

@@ -38,6 +38,8 @@ log = logging.getLogger("pydiffeqflux")
 
 #: How many compiled models are kept in memory.
 KEPT = 256
+#: Tensors up to which torch's own way to put them next to each other takes longer than one copy after the other.
+FEW = 16
 #: The kernels that are compiled together, by what a solve asks for.
 EXPLICIT = ("f", "vjp", "vjp_y")
 
@@ -168,8 +170,14 @@ def _flat(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """One vector of all their entries; without a graph where the caller records none."""
     if not tensors:
         return _NOTHING[dtype]
-    if len(tensors) == 1 and tensors[0].dtype == dtype and tensors[0].is_contiguous():
-        return tensors[0].detach().clone()
+    if len(tensors) <= FEW and all([x.dtype is dtype and x.is_contiguous() for x in tensors]):
+        flat = torch.empty(sum([x.numel() for x in tensors]), dtype=dtype)
+        at, width = flat.data_ptr(), flat.element_size()
+        for x in tensors:
+            size = x.numel() * width
+            ctypes.memmove(at, x.data_ptr(), size)
+            at += size
+        return flat
     parts = [x if x.dtype == dtype else x.to(dtype) for x in tensors]
     return torch._C._nn.flatten_dense_tensors(parts)
 
@@ -209,19 +217,19 @@ def model_of(problem: ODEProblem) -> tuple[Model | str, list[Tensor]]:
 
     In place of a model the reason why there is none.
     """
-    state, walked = _state(problem), _walked(problem.func)
-    model = walked.models.get(state)
+    state, found = _state(problem), walked(problem.func)
+    model = found.models.get(state)
     if model is None:
-        model = _find(problem, walked, state)
-    return model, walked.reach.tensors
+        model = _find(problem, found, state)
+    return model, found.reach.tensors
 
 
 def known(problem: ODEProblem, options: SolveOptions) -> bool:
     """Whether this function has been traced (or tried) before."""
     if options.per_sample:
         problem = row_of(problem)
-    state, walked = _state(problem), _walked(problem.func)
-    return state in walked.models or (tuple(walked.reach.facts), state) in _models
+    state, found = _state(problem), walked(problem.func)
+    return state in found.models or (tuple(found.reach.facts), state) in _models
 
 
 def _state(problem: ODEProblem) -> Any:
@@ -241,15 +249,16 @@ def _state(problem: ODEProblem) -> Any:
 _OWN = (types.FunctionType, torch.nn.Sequential)
 
 
-def _walked(func: Any) -> Walked:
+def walked(func: Any) -> Walked:
+    """The walk of a function as it is now: the last one, or a new one."""
     anchor = anchor_of(func)
     try:
-        walked = _walks.get(anchor)
-        if walked is None or not walked.reach.unchanged():
-            walked = _walks[anchor] = Walked(reach(anchor))
+        found = _walks.get(anchor)
+        if found is None or not found.reach.unchanged():
+            found = _walks[anchor] = Walked(reach(anchor))
     except TypeError:  # nothing that a weak reference can be made of
-        walked = Walked(reach(anchor))
-    return walked
+        found = Walked(reach(anchor))
+    return found
 
 
 def _find(problem: ODEProblem, walked: Walked, state: Any) -> Model | str:
@@ -274,14 +283,16 @@ def _find(problem: ODEProblem, walked: Walked, state: Any) -> Model | str:
     return model
 
 
-def traced_kernels(evaluate: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor) -> Kernels:
+def traced_kernels(
+    evaluate: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor, first: Sequence[Tensor] = ()
+) -> Kernels:
     """The programs of a function that has just been evaluated without an error.
 
     Raises:
         UntraceableError: it cannot be traced, for whatever reason (compiled modules, for one, refuse it).
     """
     try:
-        return trace_kernels(evaluate, t, y)
+        return trace_kernels(evaluate, t, y, first)
     except PyDiffEqFluxError:
         raise
     except Exception as why:

@@ -38,20 +38,20 @@ class Observation:
 
 
 class _Observe(torch.autograd.Function):
-    """``(y0, t0, t1, times, *params) -> rows``."""
+    """``(y0, t0, t1, times, *params) -> states``."""
 
     @staticmethod
     def forward(ctx: Any, seen: Observation, *inputs: Tensor | None) -> Tensor:
         ctx.seen = seen
         ctx.save_for_backward(*inputs)
-        return seen.rows
+        return seen.rows.view(len(seen.rows), *seen.run.problem.packed.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
+        inputs, seeds = ctx.saved_tensors, grads[0].reshape(len(grads[0]), -1)
         if torch.is_grad_enabled():
-            return (None, *differentiable_gradients(ctx.seen.again, inputs, ctx.needs_input_grad[1:], grads[0]))
-        return (None, *gradients(ctx.seen, inputs, ctx.needs_input_grad[1:], grads[0]))
+            return (None, *differentiable_gradients(ctx.seen.again, inputs, ctx.needs_input_grad[1:], seeds))
+        return (None, *gradients(ctx.seen, inputs, ctx.needs_input_grad[1:], seeds))
 
 
 def gradients(
@@ -77,11 +77,9 @@ def gradients(
             gradient_of_times[: len(seeds)] = torch.tensor(found.times[: len(times)], dtype=torch.float64)
     if found.params is None:
         return result + [None] * len(params)
-    offset = found.params
-    for (shape, strides, size), want in zip(run.model.shapes, wanted[4:], strict=True):
-        result.append(found.memory.as_strided(shape, strides, offset) if want else None)
-        offset += size
-    return result
+    end = found.params + run.given.p.numel()
+    pieces = torch._C._nn.unflatten_dense_tensors(found.memory[found.params : end], run.given.params)
+    return result + [piece if want else None for piece, want in zip(pieces, wanted[4:], strict=True)]
 
 
 def _move_ends(seen: Observation, found: Gradient, seeds: Tensor, *, clocked: bool) -> None:
@@ -115,7 +113,7 @@ def differentiable_gradients(
 
 
 def observe(seen: Observation, y0: Tensor, times: Tensor | None) -> Tensor:
-    """The observed states, ``(count, n)``, linked to what they depend on."""
+    """The observed states, ``(count, ...)``, linked to what they depend on."""
     problem = seen.run.problem
     return _Observe.apply(seen, y0, problem.t0.tensor, problem.t1.tensor, times, *seen.run.given.params)
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...problem import ODEProblem
 from ...solution import Solution, Stats, Status
@@ -22,21 +21,10 @@ from .model import Arguments, Model
 from .plan import Plan, place, zeros
 
 
-@dataclass
 class Room:
-    """Everything that the loop writes to but for the states it saves, and the arguments that never change."""
+    """Everything that the loop writes to but for the states it saves, and the arguments that it is called with."""
 
-    buffers: Buffers
-    ints: array[Any]
-    state_ints: array[Any]
-    state_floats: array[Any]
-    held: tuple[Any, ...]
-    before: tuple[int, ...]
-    between: tuple[int, ...]
-    after: tuple[int, ...]
-
-    @classmethod
-    def make(cls, plan: Plan, model: Model, dtype: torch.dtype) -> Room:
+    def __init__(self, plan: Plan, model: Model, dtype: torch.dtype):
         n, saves = plan.ints[at.N], plan.ints[at.SAVES]
         ints = array("q", plan.ints)
         ints[at.KEEP], ints[at.CAPACITY] = 0, 1
@@ -48,56 +36,73 @@ class Room:
             ints[at.SPACE] = model.work
         work = torch.empty(plan.table.scratch * n + model.work + space, dtype=dtype)
         where, thetas = zeros("q", saves), zeros("d", saves)
-        state_ints, state_floats = zeros("q", at.STATE_INTS), zeros("d", at.STATE_FLOATS)
-        buffers = Buffers.make(1, n, plan.table.every, dtype)
+        self.state_ints, self.state_floats = zeros("q", at.STATE_INTS), zeros("d", at.STATE_FLOATS)
+        self.buffers = Buffers.make(1, n, plan.table.every, dtype)
         own = work.data_ptr()
         scratch = own + (model.work + space) * work.element_size()
-        return cls(
-            buffers, ints, state_ints, state_floats, (work, where, thetas), (address, place(ints), *plan.addresses),
-            (own, place(state_ints), place(state_floats), *buffers.addresses), (place(where), place(thetas), scratch),
-        )  # fmt: skip
+        self.held = ints, work, where, thetas
+        self.enter = loop_of(model.single).enter
+        self.arguments = array("q", [
+            address, place(ints), *plan.addresses, 0, 0, 0, own, place(self.state_ints), place(self.state_floats),
+            *self.buffers.addresses, self.buffers.states.data_ptr(), place(where), place(thetas), scratch,
+        ])  # fmt: skip
+        #: Where those are, and the initial state; its size in bytes.
+        self.address, self.start, self.width = place(self.arguments), self.buffers.y.data_ptr(), n * work.element_size()
 
 
+#: Where among the arguments those are that a solve brings with it: p, c and i, and the states it saves.
+_GIVEN, _STATES = 7, 18
 _FRESH = array("q", bytes(8 * at.STATE_INTS))
 _START = array("d", AT_START)
 
 
-def solve(problem: ODEProblem, options: SolveOptions, plan: Plan, model: Model, given: Arguments) -> Solution | None:
-    """The solution, without a word on the method; None where the solve did not reach its end."""
+def solve(
+    problem: ODEProblem, options: SolveOptions, plan: Plan, model: Model, given: Arguments,
+    finish: Callable[[Stats], None],
+) -> Solution | None:  # fmt: skip
+    """The solution, without a word on the method; None where the solve did not reach its end.
+
+    Args:
+        finish: called with the statistics when somebody looks at them, and completes them.
+    """
     y0 = problem.packed
-    n, dtype, saves = plan.ints[at.N], y0.dtype, plan.ints[at.SAVES]
+    n, saves = plan.ints[at.N], plan.ints[at.SAVES]
     try:
         room = plan.rooms.pop()  # another thread may be solving the same
     except IndexError:
-        room = Room.make(plan, model, dtype)
-    states = torch.empty((saves, *y0.shape), dtype=dtype) if saves else room.buffers.y
+        room = Room(plan, model, y0.dtype)
+    words = room.arguments
+    words[_GIVEN], words[_GIVEN + 1], words[_GIVEN + 2] = given.addresses
+    if saves:
+        states = torch.empty((saves, *y0.shape), dtype=y0.dtype)
+        words[_STATES] = states.data_ptr()
     room.state_ints[:], room.state_floats[:] = _FRESH, _START
     if not y0.is_contiguous():
         y0 = y0.contiguous()
-    width = n * y0.element_size()
-    ctypes.memmove(room.buffers.y.data_ptr(), y0.data_ptr(), width)
-    code = loop_of(model.single)(
-        *room.before, *given.addresses, *room.between, states.data_ptr(), *room.after
-    )  # fmt: skip
-    found = room.state_ints
-    accepted = found[at.ACCEPTED]
+    ctypes.memmove(room.start, y0.data_ptr(), room.width)
+    code = room.enter(room.address)
+    found, end = room.state_ints[:], room.state_floats[at.NOW]
     if not saves:
-        last = accepted & 1
+        last = found[at.ACCEPTED] & 1
         states = room.buffers.y[last * n : (last + 1) * n].clone().view(1, *y0.shape)
-    stats = Stats(
-        nf=found[at.EVALUATIONS], naccept=accepted, nreject=found[at.REJECTED], njac=found[at.JACOBIANS]
-    )  # fmt: skip
-    end = room.state_floats[at.NOW]
     plan.rooms.append(room)
     if code != at.DONE or not (plan.table.adaptive or bool(torch.isfinite(states[-1:]).all())):
         return None
+
+    times = options.saves
+    own = None if times is None or times.tensor is None else times.tensor.double()
+
+    def later(name: str) -> Any:
+        if name == "ts":
+            if times is None:
+                return torch.tensor([end], dtype=torch.float64)
+            return plan.saves.clone() if own is None else own
+        stats = Stats(
+            nf=found[at.EVALUATIONS], naccept=found[at.ACCEPTED], nreject=found[at.REJECTED],
+            njac=found[at.JACOBIANS],
+        )  # fmt: skip
+        finish(stats)
+        return stats
+
     spec = problem.spec
-    ts = _times(options, plan, end)
-    return Solution(ts, states if spec is None else spec.unflatten(states), stats, Status.SUCCESS, [])
-
-
-def _times(options: SolveOptions, plan: Plan, end: float) -> Tensor:
-    saves = options.saves
-    if saves is None:
-        return torch.tensor([end], dtype=torch.float64)
-    return plan.saves.clone() if saves.tensor is None else saves.tensor.double()
+    return Solution.later(states if spec is None else spec.unflatten(states), Status.SUCCESS, later)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,17 +19,17 @@ from .model import Model, traced_kernels
 
 @dataclass
 class Second:
-    """The kernel of ``v (df/dy u + df/dt tau)``'s derivatives, and its constants.
+    """The kernel of the derivatives of ``v (df/dy u + df/dt tau)``, a number, and its constants.
 
     Attributes:
-        places: where u and tau lie in the buffer of constants; tau is absent (-1) where f does not depend on time.
+        places: where u, tau and v lie in the buffer of constants; -1 where f does not depend on the state, or on time.
         sources: the other externals, each by its place among the model's own, or as it is.
     """
 
     traced: Kernels
     code: Loaded
     work: int
-    places: tuple[int, int]
+    places: tuple[int, int, int]
     sources: list[tuple[str, Tensor]]
 
     @property
@@ -38,7 +37,7 @@ class Second:
         return self.code.address("vjp")
 
     def constants(self) -> tuple[Tensor, Tensor]:
-        """The buffers ``c`` and ``i``; room for u and tau among the former."""
+        """The buffers ``c`` and ``i``; room for u, tau and v among the former."""
         dtype = self.traced.y.dtype
         found = []
         for name, kind in (("c", dtype), ("i", torch.int64)):
@@ -62,34 +61,35 @@ def _trace(problem: ODEProblem, model: Model) -> Second:
     rhs = Rhs(problem.func, problem.spec, y)
     with torch.no_grad():
         rhs.evaluate(problem.t0.value, y)
-    u, tau = torch.zeros_like(y), torch.zeros((), dtype=y.dtype)
+    v, u, tau = torch.zeros_like(y), torch.zeros_like(y), torch.zeros((), dtype=y.dtype)
 
     def along(t: Tensor, x: Tensor) -> Tensor:
-        """``df/dy u + df/dt tau``: linear in v is ``v df/d(y, t)``, so its derivative by v does it."""
+        """``v (df/dy u + df/dt tau)``, by one gradient.
+
+        (``df/dy u`` alone would take two, and torch's derivatives of its normalisations are wrong from the third on.)
+        """
         with torch.enable_grad():
             at = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
             when = t if t.requires_grad else t.detach().requires_grad_()
-            v = torch.zeros_like(x).requires_grad_()
             out = rhs.evaluate(when, at)
-            by_t, by_y = torch.autograd.grad(out, (when, at), v, create_graph=True, allow_unused=True)
-            total: Any = torch.zeros((), dtype=x.dtype)
-            for g, w in ((by_t, tau), (by_y, u)):
-                if g is not None:
-                    total = total + (g * w).sum()
-            if not total.requires_grad:
-                return torch.zeros_like(x)
-            (out,) = torch.autograd.grad(total, v, create_graph=True)
-            return out
+            total = torch.zeros((), dtype=x.dtype)
+            if out.requires_grad:
+                found = torch.autograd.grad(out, (when, at), v, create_graph=True, allow_unused=True)
+                for g, w in zip(found, (tau, u), strict=True):
+                    if g is not None:
+                        total = total + (g * w).sum()
+            return total
 
-    traced = traced_kernels(along, rhs.time(problem.t0.value), y)
-    own = model.traced.graphs.externals[: model.params]
+    # The Jacobian may not depend on all parameters (a last bias): both kernels read them from the same buffer.
+    traced = traced_kernels(along, rhs.time(problem.t0.value), y, model.traced.graphs.externals[: model.params])
+    if traced.graphs.params != model.params:
+        raise UntraceableError("the Jacobian depends on parameters that the function does not depend on")
     externals = traced.graphs.externals
-    if len(own) != traced.graphs.params or any(a is not b for a, b in zip(own, externals, strict=False)):
-        raise UntraceableError("the Jacobian does not depend on the same parameters as the function")
-    places, sources = {id(u): -1, id(tau): -1}, []
+    places, sources = {id(u): -1, id(tau): -1, id(v): -1}, []
     for x, slot in zip(externals[model.params :], traced.arguments[model.params :], strict=True):
         if id(x) in places:
             places[id(x)] = slot.offset
         sources.append((slot.buffer, x))
     text, work = emit(traced.program("vjp"))
-    return Second(traced, toolchain.kernels([text], model.single), work, (places[id(u)], places[id(tau)]), sources)
+    code = toolchain.kernels([text], model.single)
+    return Second(traced, code, work, (places[id(u)], places[id(tau)], places[id(v)]), sources)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import ctypes
-import inspect
 import logging
 import math
 import threading
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,20 +42,30 @@ def kernels(sources: Sequence[str], single: bool) -> Loaded:
     return _load(f"kernels {single}\n" + "\n".join(sources), "a model's kernels", build)
 
 
-def loop(function: Callable[..., Any], single: bool) -> Callable[..., int]:
+class Entry:
+    """A loop, to be called with numbers and addresses; ``enter`` takes the address of an array of them."""
+
+    def __init__(self, address: int):
+        self.enter = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(address)
+
+    def __call__(self, *args: int) -> int:
+        words = array("q", args)
+        return self.enter(words.buffer_info()[0])
+
+
+def loop(function: Callable[..., Any], single: bool) -> Entry:
     """A loop, ready to be called with addresses."""
     from .lang.compiler import Unit
 
     def build() -> bytes:
         unit = Unit(single=single)
-        unit.function(function, export=True)
+        unit.entry(function)
         return object_code(unit.module)
 
     # The store knows the sources of this package: naming the loop is enough.
     name = function.__name__
     code = _load(f"loop {function.__module__}.{name} {single}", f"the loop {name!r}", build)
-    count = len(inspect.signature(function).parameters)
-    return ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * count)(code.address(name))
+    return Entry(code.address(name))
 
 
 def kernel(function: Callable[..., Any], single: bool) -> int:

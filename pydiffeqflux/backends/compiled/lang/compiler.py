@@ -52,6 +52,25 @@ class Unit:
                 self._done[id(source)][0].attributes.add("noinline")
         return self._done[id(source)]
 
+    def entry(self, source: Function) -> None:
+        """A function to call from Python, by the name of ``source``: it takes all arguments in one array of integers.
+
+        Those are numbers, and addresses of what does not overlap. (To hand over twenty of them one by one takes
+        ``ctypes`` two microseconds.)
+        """
+        llvm, returns, takes = self.function(source)
+        array = ir.PointerType(INT)
+        outer = ir.Function(self.module, ir.FunctionType(llvm_type(returns), [array]), name=source.__name__)
+        b = ir.IRBuilder(outer.append_basic_block("entry"))
+        given = []
+        for i, (argument, kind) in enumerate(zip(llvm.args, takes, strict=True)):
+            word = b.load(b.gep(outer.args[0], [ir.Constant(INT, i)], source_etype=INT), typ=INT)
+            if isinstance(kind, Pointer):
+                argument.add_attribute("noalias")
+                word = b.inttoptr(word, llvm_type(kind))
+            given.append(word)
+        b.ret(b.call(llvm, given))
+
     def define(self, tree: ast.FunctionDef, names: dict[str, Any], *, key: int, export: bool) -> None:
         """Add the function of a syntax tree, whose free names are looked up in ``names``."""
         takes = [self.types(a.annotation) for a in tree.args.args]

@@ -132,12 +132,37 @@ def log1p(x: Real) -> Real:
     return select(x - x == real(0.0), found, select(x > real(0.0), x, real(math.nan)))
 
 
+#: 2 / log(2), and (2^r - 1) / r for r within a half of 0: of all such polynomials the one whose relative error there is
+#: least at its largest (7e-11), found by linear programming.
+_TWO_LOG2E = 2.8853900817779268
+_P0, _P1, _P2 = 0.6931471805621537, 0.24022650656478559, 0.055504100656574115
+_P3, _P4, _P5 = 0.009619337066134492, 0.0013371878831381523, 0.00014960498608976148
+
+
+def expm1_of_twice(x: Real) -> Real:
+    """``exp(2 x) - 1`` for x in [0, 10], in single precision, as good as ``tanh`` needs it.
+
+    The argument is reduced in one step: a relative error of the argument is no larger a one of tanh.
+    """
+    shifted = x * real(_TWO_LOG2E) + real(_ROUND_S)
+    r = x * real(_TWO_LOG2E) - (shifted - real(_ROUND_S))
+    q = real(_P5)
+    q = q * r + real(_P4)
+    q = q * r + real(_P3)
+    q = q * r + real(_P2)
+    q = q * r + real(_P1)
+    q = q * r + real(_P0)
+    scale = power_of_two(shifted)
+    return (scale * r) * q + (scale - real(1.0))
+
+
 def tanh(x: Real) -> Real:
     """The hyperbolic tangent, by ``expm1(2 |x|)``; 1 from where the dtype cannot tell it from 1."""
-    top = real(20.0) if is_single() else real(44.0)
-    e = expm1_in_range(min(abs(x) * real(2.0), top))
-    y = e / (e + real(2.0))
-    return select(x < real(0.0), -y, select(x == x, y, x))
+    if is_single():
+        e = expm1_of_twice(min(abs(x), real(10.0)))
+    else:
+        e = expm1_in_range(min(abs(x) * real(2.0), real(44.0)))
+    return math.copysign(e / (e + real(2.0)), x)
 
 
 def sigmoid(x: Real) -> Real:

@@ -1,7 +1,7 @@
 """The exact gradient of a Rosenbrock solve: backwards through its steps.
 
 A step depends on the Jacobian, so its derivative needs second derivatives of f: one kernel gives the derivatives of
-``v (df/dy u + df/dt tau)``, with u and tau among its constants.
+``v (df/dy u + df/dt tau)``, with u, tau and v among its constants.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ def sweep_rosenbrock(v: int, second: int, ic: Ints, tab: Wide, p: Reals, c: Real
 
     Args:
         second: the kernel of second derivatives, with ``c2`` and ``ci2`` for constants; ``places`` says where among
-            them u and tau lie.
+            them u, tau and v lie.
     """
     n, s, every, degree = ic[at.N], ic[at.STAGES], ic[at.STAGES] + ic[at.EXTRA], ic[at.DEGREE]
     wide, dense, space = every * n, 4 * every + every * every, ic[at.SPACE]
     couple = couplings(ic)
     weights, gamma = couple + every * every, tab[couple + every * every + every]
     jac, lu, swaps = w[space:], w[space + n * n :], w[space + 2 * n * n + n :]
-    stage, gy, back, gt = work, work[n:], work[2 * n :], work[3 * n :]
+    stage, gy, back, gt, one = work, work[n:], work[2 * n :], work[3 * n :], work[3 * n + 1 :]
+    one[0] = 1.0
     left = row[0]
     for step in range(count):
         i = count - 1 - step
@@ -70,11 +71,15 @@ def sweep_rosenbrock(v: int, second: int, ic: Ints, tab: Wide, p: Reals, c: Real
                 spread_back(n, j, tab, couple + j * every, bar, kbar)
                 for m in range(n):
                     back[m] = bar[m] * real(gamma * h)
-                    c2[places[0] + m] = ki[j * n + m] * real(gamma * h)
                     stage[m] = yi[m]
+                    if places[0] >= 0:
+                        c2[places[0] + m] = ki[j * n + m] * real(gamma * h)
                 if places[1] >= 0:
                     c2[places[1]] = real(gamma * tab[weights + j] * h * h)
-                kernel(second, real(t), yi, bar, p, c2, ci2, w, gy, piece, gt)
+                if places[2] >= 0:
+                    for m in range(n):
+                        c2[places[2] + m] = bar[m]
+                kernel(second, real(t), yi, one, p, c2, ci2, w, gy, piece, gt)
                 for m in range(n):
                     lam[m] += gy[m]
                 for q in range(ic[at.PARAMS]):

@@ -11,7 +11,7 @@ import math
 from ..lang.words import Ints, Reals, Wide, apart, bits, kernel, real, select, wide_from_bits
 from . import layout as at
 from .meeting import together
-from .rosenbrock import combine, jacobian, rosenbrock_step
+from .rosenbrock import FEW, combine, combine_few, jacobian, rosenbrock_step
 
 _TINY_STEP = 1e-300
 _EXPONENT = 0x7FF0000000000000
@@ -40,9 +40,12 @@ def stages_of_step(f: int, ic: Ints, tab: Wide, t: float, h: float, y: Reals, yr
         row = every + i * every
         if i == s - 1 and ic[at.FSAL]:
             break
-        for m in range(n):
-            work[m] = y[yr + m]
-        combine(n, i, tab, row, h, k, kr, work, 0)
+        if n <= FEW:
+            combine_few(n, i, tab, row, h, k, kr, y, yr, work, 0)
+        else:
+            for m in range(n):
+                work[m] = y[yr + m]
+            combine(n, i, tab, row, h, k, kr, work, 0)
         node = t + h if tab[i] == 1.0 else t + tab[i] * h
         kernel(f, real(node), work, p, c, ci, w, k[kr + i * n :])
     for m in range(n):

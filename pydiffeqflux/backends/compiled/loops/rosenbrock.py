@@ -18,12 +18,7 @@ FEW = 4
 def combine(n: int, stages: int, tab: Wide, first: int, h: float, k: Reals, row: int, out: Reals, o: int) -> None:
     """``out += h * sum_j tab[first + j] * k[row + j]``, one slope after the other; few entries one by one."""
     if n <= FEW:
-        for m in range(n):
-            total = out[o + m]
-            for j in range(stages):
-                if tab[first + j] != 0.0:
-                    total += real(h * tab[first + j]) * k[row + j * n + m]
-            out[o + m] = total
+        combine_few(n, stages, tab, first, h, k, row, out, o, out, o)
         return
     for j in range(stages):
         weight = tab[first + j]
@@ -32,6 +27,28 @@ def combine(n: int, stages: int, tab: Wide, first: int, h: float, k: Reals, row:
             at_k = row + j * n
             for m in range(n):
                 out[o + m] += scale * k[at_k + m]
+
+
+@apart
+def combine_few(n: int, stages: int, tab: Wide, first: int, h: float, k: Reals, row: int, start: Reals, s: int,
+                out: Reals, o: int) -> None:  # fmt: skip
+    """``out = start + h * sum_j tab[first + j] * k[row + j]``, two entries at a time: no sum waits in memory."""
+    pairs = n // 2 * 2
+    for m in range(0, pairs, 2):
+        one, two = start[s + m], start[s + m + 1]
+        for j in range(stages):
+            if tab[first + j] != 0.0:
+                scale = real(h * tab[first + j])
+                one += scale * k[row + j * n + m]
+                two += scale * k[row + j * n + m + 1]
+        out[o + m] = one
+        out[o + m + 1] = two
+    for m in range(pairs, n):
+        total = start[s + m]
+        for j in range(stages):
+            if tab[first + j] != 0.0:
+                total += real(h * tab[first + j]) * k[row + j * n + m]
+        out[o + m] = total
 
 
 def jacobian(ic: Ints, t: float, y: Reals, p: Reals, c: Reals, ci: Ints, w: Reals) -> None:
