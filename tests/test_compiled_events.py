@@ -159,7 +159,7 @@ def test_throwing_and_max_steps() -> None:
     with pytest.raises(MaxStepsError):
         solution("compiled", "affect", max_steps=9)
     found = [solution(backend, "affect", max_steps=9, throw=False)[1] for backend in ("compiled", "eager")]
-    torch.testing.assert_close(found[0].ys, found[1].ys, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found[0].ys, found[1].ys, rtol=1e-5, atol=1e-6)
     assert found[0].status is found[1].status is pdf.Status.MAX_STEPS
 
 
