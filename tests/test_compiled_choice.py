@@ -56,8 +56,10 @@ def test_layers_are_compiled(at_once: None) -> None:
 
 
 FALLBACKS: dict[str, tuple[Callable[[], ODEProblem], dict[str, Any]]] = {
-    "events is not compiled": (problem, {"event": lambda t, y: y[0, 0] - 0.5}),
-    "callbacks is not compiled": (problem, {"callbacks": pdf.PresetTimeCallback([0.5], lambda t, y: y + 1)}),
+    "events with sensealg": (problem, {"event": lambda t, y: y[0, 0] - 0.5, "sensealg": "gauss"}),
+    "callbacks with gradients of a Rosenbrock method is not compiled": (
+        problem, {"callbacks": pdf.PresetTimeCallback([0.5], lambda t, y: y + 1), "method": "rodas5p"},
+    ),
     "tstops is not compiled": (problem, {"tstops": [0.5]}),
     "a norm of one's own is not compiled": (problem, {"norm": lambda x: x.abs().max()}),
     "sensealg=QuadratureAdjoint is not compiled": (problem, {"sensealg": "quadrature"}),

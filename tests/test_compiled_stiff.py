@@ -58,6 +58,8 @@ def test_the_same_as_eager(method: str, name: str) -> None:
     assert (ours.stats.naccept, ours.stats.nreject) == (theirs.stats.naccept, theirs.stats.nreject)
     assert ours.stats.njac == theirs.stats.njac
     torch.testing.assert_close(ours.ys, theirs.ys, rtol=1e-7, atol=1e-11)
+    between = [span[0] + part * (span[1] - span[0]) for part in (0.01, 0.3, 0.9)]
+    torch.testing.assert_close(ours(between), theirs(between), rtol=1e-6, atol=1e-9)
     for got, want in zip(grads, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-9)
 

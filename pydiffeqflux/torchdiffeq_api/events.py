@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..backends.common.crossing import Crossing, condition
 from ..backends.common.dense import Interpolant
+from ..backends.common.events import EventWatch
 from ..backends.common.rhs import Rhs, Scalar
-from ..backends.eager.events import EventWatch
 from ..callbacks import Event
 from ..errors import NonFiniteError
 from ..problem import TimePoint

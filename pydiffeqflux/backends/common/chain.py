@@ -105,7 +105,8 @@ def _close(got: Collected, out: Outcome, options: SolveOptions) -> None:
         got.times.clear()
     if not out.status.ok and got.states:
         times = got.times or (options.saves.values[: len(got.states)] if options.saves is not None else ())
-        if float(times[-1]) == out.t1.value:  # it failed in the very next step
+        last = times[-1].detach() if isinstance(times[-1], Tensor) else times[-1]
+        if float(last) == out.t1.value:  # it failed in the very next step
             return
     got.states.append(out.y1)
     got.times.append(_stamp(out.t1))

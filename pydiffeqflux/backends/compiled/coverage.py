@@ -33,7 +33,7 @@ def uncovered(problem: ODEProblem, method: Method, options: SolveOptions) -> str
     if options.memo.get("plain") is method and (options.sensealg is None or not torch.is_grad_enabled()):
         return None
     why = _uncovered(problem, method, options)
-    if why is None and not (options.per_sample or method.implicit):
+    if why is None and not (options.per_sample or method.implicit or options.events or options.doses):
         options.memo["plain"] = method  # nothing but these two was looked at
     return why
 
@@ -43,11 +43,13 @@ def _uncovered(problem: ODEProblem, method: Method, options: SolveOptions) -> st
     if table_of(method) is None:
         return f"method={method} is not compiled"
     for given, what in (
-        (options.events, "events"), (options.doses, "callbacks"), (options.stops, "tstops"),
-        (options.norm is not None, "a norm of one's own"), (options.progress, "a progress bar"),
+        (options.stops, "tstops"), (options.norm is not None, "a norm of one's own"),
+        (options.progress, "a progress bar"),
     ):  # fmt: skip
         if given:
             return f"{what} is not compiled"
+    if (options.events or options.doses) and (why := _uncovered_jumps(problem, method, options)) is not None:
+        return why
     if options.per_sample and (why := _uncovered_rows(problem, options)) is not None:
         return why
     if method.implicit and (why := _uncovered_stiff(problem, options)) is not None:
@@ -64,6 +66,22 @@ def _uncovered(problem: ODEProblem, method: Method, options: SolveOptions) -> st
     from . import continuous
 
     return continuous.uncovered(sensealg, method)
+
+
+def _uncovered_jumps(problem: ODEProblem, method: Method, options: SolveOptions) -> str | None:
+    """The same for what events and doses add."""
+    what = "events" if options.events else "callbacks"
+    if options.per_sample:
+        return f"{what} with per_sample=True is not compiled"
+    recording = torch.is_grad_enabled()
+    if method.implicit and recording:
+        return f"{what} with gradients of a Rosenbrock method is not compiled"
+    whole = options.sensealg is None or (
+        isinstance(options.sensealg, DiscreteAdjoint) and options.sensealg.checkpoints is None
+    )
+    if recording and not whole:
+        return f"{what} with sensealg={options.sensealg} is not compiled"
+    return None
 
 
 def _uncovered_rows(problem: ODEProblem, options: SolveOptions) -> str | None:
@@ -93,7 +111,8 @@ def _uncovered_stiff(problem: ODEProblem, options: SolveOptions) -> str | None:
     if options.per_sample:
         return "per_sample=True with a Rosenbrock method is not compiled"
     saves = None if options.saves is None else options.saves.tensor
-    if any(x is not None and x.requires_grad for x in (problem.t0.tensor, problem.t1.tensor, saves)):
+    times = (problem.t0.tensor, problem.t1.tensor, saves)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in times):
         return "gradients of times through a Rosenbrock method are not compiled"
     if isinstance(options.sensealg, DiscreteAdjoint) and options.sensealg.checkpoints is not None:
         return "checkpoints of a Rosenbrock method are not compiled"

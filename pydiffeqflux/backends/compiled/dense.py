@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,24 @@ from .forward import Forward
 from .observed import Observation, observe
 
 
+@dataclass
+class Part:
+    """One solve whose steps belong to a dense output, the state it began with, and where an event ended it."""
+
+    forward: Forward
+    y0: Tensor
+    end: float | None = None
+
+
 class DenseOutput:
     """``t -> state``, as ``eager.output.dense_output``: differentiable where the solve was."""
 
-    def __init__(self, forward: Forward, graph: bool, sensealg: SenseAlg | None):
-        self.forward, self.graph, self.sensealg = forward, graph, sensealg
+    def __init__(self, parts: Sequence[Part], graph: bool, sensealg: SenseAlg | None):
+        self.parts, self.graph, self.sensealg = parts, graph, sensealg
+        self.problem = parts[0].forward.problem
         self._pieces: Piecewise | None = None
+        #: For every step's interpolant: of which part it is, and which step of that.
+        self._places: dict[int, tuple[int, int]] = {}
 
     def __call__(self, t: Any) -> State:
         single = isinstance(t, numbers.Real) or (isinstance(t, Tensor | np.ndarray) and t.ndim == 0)
@@ -36,14 +49,26 @@ class DenseOutput:
         states = self._states(points)
         if single:
             states = states[0]
-        spec = self.forward.problem.spec
+        spec = self.problem.spec
         return states if spec is None else spec.unflatten(states)
 
     @property
     def pieces(self) -> Piecewise:
         if self._pieces is None:
-            self._pieces = _pieces(self.forward)
+            self._pieces = Piecewise(self.problem.direction)
+            for number, part in enumerate(self.parts):
+                self._add(number, part)
         return self._pieces
+
+    def _add(self, number: int, part: Part) -> None:
+        run, pieces = part.forward, self._pieces
+        assert pieces is not None
+        times = run.buffers.t[: run.accepted + 1].tolist()
+        for i in range(run.accepted):
+            piece = piece_of(run, i)
+            end = part.end if i == run.accepted - 1 else None
+            pieces.append(times[i], times[i + 1] - times[i], piece, end=end)
+            self._places[id(piece)] = number, i
 
     def _states(self, points: Sequence[TimePoint]) -> Tensor:
         pieces = self.pieces
@@ -51,37 +76,41 @@ class DenseOutput:
         differentiable = self.graph or any(point.differentiable for point in points)
         if not differentiable or not torch.is_grad_enabled():
             return rows
-        # The sweep meets the steps from the last to the first: observations are put in their order.
-        starts = {id(piece): i for i, (_, _, piece) in enumerate(pieces.steps)}
         found = [pieces.locate(point.value) for point in points]
-        order = sorted(range(len(points)), key=lambda r: starts[id(found[r][2])])
-        where = array("q", [starts[id(found[r][2])] for r in order])
-        thetas = array("d", [(points[r].value - found[r][0]) / found[r][1] for r in order])
+        places = [self._places[id(piece)] for _, _, piece in found]
+        # The sweep meets the steps from the last to the first: observations are put in their order.
+        order = sorted(range(len(points)), key=lambda r: places[r])
+        seen = []
+        for number, part in enumerate(self.parts):
+            mine = [r for r in order if places[r][0] == number]
+            if mine:
+                where = array("q", [places[r][1] for r in mine])
+                thetas = array("d", [(points[r].value - found[r][0]) / found[r][1] for r in mine])
+                seen.append(self._observed(part, [points[r] for r in mine], rows[mine], where, thetas))
+        return torch.cat(seen)[torch.tensor(order).argsort()]
+
+    def _observed(
+        self, part: Part, points: Sequence[TimePoint], rows: Tensor, where: array[Any], thetas: array[Any]
+    ) -> Tensor:
         own = [torch.tensor(p.value, dtype=torch.float64) if p.tensor is None else p.tensor.double() for p in points]
-        times = torch.stack([own[r] for r in order]) if any(p.differentiable for p in points) else None
-        flat = rows[order].view(len(points), -1)
+        times = torch.stack(own) if any(p.differentiable for p in points) else None
 
         def again() -> Tensor:
-            dense = solve_again(self.forward, self.sensealg, dense=True).dense
+            dense = solve_again(part.forward, self.sensealg, dense=True).dense
             assert dense is not None
-            return torch.stack([dense(points[r].value if times is None else own[r]) for r in order]).flatten(1)
+            when = [point.value for point in points] if times is None else own
+            return torch.stack([dense(t) for t in when]).flatten(1)
 
-        seen = Observation(self.forward, flat, where, thetas, False, again)
-        back = torch.tensor(order).argsort()
-        return observe(seen, self.forward.problem.packed, times)[back].view(rows.shape)
+        seen = Observation(part.forward, rows.view(len(rows), -1), where, thetas, False, again)
+        return observe(seen, part.y0, times)
 
 
-def _pieces(forward: Forward) -> Piecewise:
-    """The interpolant of every step."""
-    pieces = Piecewise(forward.problem.direction)
-    b, n, every = forward.buffers, forward.problem.packed.numel(), forward.table.every
-    shape, count = forward.problem.packed.shape, forward.accepted
-    states = b.y[: count * n].view(count, *shape)
-    slopes = b.k[: count * every * n].view(count, every, *shape)
-    used = np.flatnonzero(forward.table.dense.any(axis=1)).tolist()
-    coefficients = forward.table.dense[used]
-    times, sizes = b.t[: count + 1].tolist(), b.h[:count].tolist()
-    for i in range(count):
-        piece = Interpolant(states[i], [slopes[i, j] for j in used], coefficients, sizes[i])
-        pieces.append(times[i], times[i + 1] - times[i], piece)
-    return pieces
+def piece_of(run: Forward, step: int) -> Interpolant:
+    """The interpolant of a step."""
+    b, n, every, shape = run.buffers, run.problem.packed.numel(), run.table.every, run.problem.packed.shape
+    used = np.flatnonzero(run.table.dense.any(axis=1)).tolist()
+    slopes = b.k[step * every * n : (step + 1) * every * n].view(every, *shape)
+    y0 = b.y[step * n : (step + 1) * n].view(shape)
+    # The stages of a Rosenbrock method have the step's size in them.
+    size = None if run.table.implicit else float(b.h[step])
+    return Interpolant(y0, [slopes[j] for j in used], run.table.dense[used], size)

@@ -82,7 +82,7 @@ def gradient(
     start, width = memory.data_ptr(), memory.element_size()
     lam, total, carry, kbar, work, piece, own = (start + width * x for x in itertools.accumulate((0, *sizes[:-1])))
     row, ends, gsaves = array("q", [len(seeds)]), zeros("d", 2), zeros("d", len(seeds))
-    last = run.accepted - 1 if run.status.ok else -1
+    last = run.accepted - 1 if run.landed else -1
     before = kernel, place(ints), table.address, *run.given.addresses, own
     after = (
         seeds.data_ptr(), place(where), place(thetas), place(row), lam, carry, total, place(ends), place(gsaves),

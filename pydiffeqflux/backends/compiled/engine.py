@@ -20,7 +20,7 @@ from ..common.failure import failure
 from . import shards
 from .again import solve_again
 from .coverage import uncovered
-from .dense import DenseOutput
+from .dense import DenseOutput, Part
 from .forward import Checkpoints, Forward
 from .model import Model, model_of
 from .observed import Observation, node, nodes, observe
@@ -65,6 +65,11 @@ def model_for(problem: ODEProblem, method: Method, options: SolveOptions) -> tup
             second = second_of(problem, model)
             if isinstance(second, str):
                 return second, []
+        if options.events and isinstance(model, Model):
+            from .watch import uncovered as unwatched
+
+            if (why := unwatched(problem, options.events)) is not None:
+                return why, []
         return model, tensors
     from . import rows
 
@@ -84,6 +89,8 @@ def run(
     sensealg, reason = choose_sensealg(problem, method, options)
     if options.per_sample:
         return _run_rows(problem, method, options, model, tensors, began)
+    if options.events or options.doses:
+        return _run_jumps(problem, method, options, model, tensors, began)
     graph = _has_graph(problem, options, model.params_among(tensors), sensealg)
     part = shards.part_of(problem, method, options, sensealg, model)
     if part is not None:
@@ -147,6 +154,21 @@ def _run_rows(
     return solution
 
 
+def _run_jumps(
+    problem: ODEProblem, method: Method, options: SolveOptions, model: Model, tensors: Sequence[Tensor], began: float
+) -> Solution:
+    from . import jumps
+
+    sensealg, reason = choose_sensealg(problem, method, options)
+    with torch.no_grad():
+        given = model.arguments(tensors)
+    solution, message = jumps.solve(problem, method, options, model, given, sensealg)
+    describe(solution.stats, method, sensealg, reason, time.perf_counter() - began)
+    if options.throw and not solution.status.ok:
+        raise failure(solution.status, message, float(solution.ts[-1].detach()), problem.ends, method)
+    return solution
+
+
 def describe(stats: Stats, method: Method, sensealg: SenseAlg | None, reason: str, took: float) -> None:
     """Add what there is to say about every solve."""
     stats.backend, stats.method, stats.reason = CompiledBackend.name, str(method), reason
@@ -193,7 +215,9 @@ def _assemble(forward: Forward, sensealg: SenseAlg | None, reason: str, began: f
         ys = rows.view(len(rows), *problem.packed.shape)
     spec = problem.spec
     differentiable = graph and isinstance(sensealg, DiscreteAdjoint)
-    dense = DenseOutput(forward, differentiable, sensealg) if options.dense and forward.accepted else None
+    dense = None
+    if options.dense and forward.accepted:
+        dense = DenseOutput([Part(forward, problem.packed)], differentiable, sensealg)
     states = ys if spec is None else spec.unflatten(ys)
     plan, count, method = forward.plan, len(rows), forward.method
     usual = options.saves is not None and options.saves.tensor is None and count == forward.saved

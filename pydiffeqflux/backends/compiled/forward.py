@@ -147,6 +147,8 @@ class Forward:
     checkpoints: Checkpoints | None = None
     #: The interpolant of every step is wanted, whether or not the user asked for dense output.
     dense: bool = False
+    #: The events that the loop looks out for (see ``watch``).
+    watch: Any = None
     status: Status = Status.SUCCESS
     message: str = ""
     accepted: int = 0
@@ -162,6 +164,11 @@ class Forward:
     where: array[Any] = field(init=False)
     thetas: array[Any] = field(init=False)
 
+    @property
+    def landed(self) -> bool:
+        """Whether the last step was cut so as to end at the end of the span."""
+        return self.code == at.DONE
+
     def run(self, y0: Tensor, join: Callable[[array[Any]], None] | None = None) -> None:
         """Solve from ``y0``; ``join`` tells the loop of other threads that solve other parts of the state."""
         n, dtype, plan, model = y0.numel(), y0.dtype, self.plan, self.model
@@ -171,6 +178,8 @@ class Forward:
         self.ints[at.DENSE] |= self.dense
         if join is not None:
             join(self.ints)
+        if self.watch is not None:
+            self.ints[at.WATCH] = self.watch.address
         self.where, self.thetas = zeros("q", saves), zeros("d", saves)
         self.states = torch.empty(max(saves, 1), n, dtype=dtype)
         state_ints, state_floats = zeros("q", at.STATE_INTS), array("d", AT_START)
@@ -197,6 +206,10 @@ class Forward:
             elif code == at.FULL:
                 room *= 2
                 self.buffers = self.buffers.grown(room)
+            if state_ints[at.CHANGED]:
+                state_ints[at.CHANGED] = 0
+                if not self.watch.look(self) and code == at.EVENT:
+                    continue
             if code != at.FULL:
                 break
         if self.checkpoints is not None:
@@ -206,7 +219,9 @@ class Forward:
         self.saved, self.t = state_ints[at.NEXT_SAVE], state_floats[at.NOW]
         if self.keep:
             model.room = max(model.room, min(self.accepted, 4096))
-        if code != at.DONE:
+        if code == at.EVENT:
+            self.code = code
+        elif code != at.DONE:
             self._ending(code, state_floats[at.SIZE])
 
     def _checkpoint(self, n: int) -> int:

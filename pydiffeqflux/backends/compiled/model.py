@@ -217,7 +217,7 @@ def model_of(problem: ODEProblem) -> tuple[Model | str, list[Tensor]]:
 
     In place of a model the reason why there is none.
     """
-    state, found = _state(problem), walked(problem.func)
+    state, found = state_of(problem), walked(problem.func)
     model = found.models.get(state)
     if model is None:
         model = _find(problem, found, state)
@@ -228,11 +228,11 @@ def known(problem: ODEProblem, options: SolveOptions) -> bool:
     """Whether this function has been traced (or tried) before."""
     if options.per_sample:
         problem = row_of(problem)
-    state, found = _state(problem), walked(problem.func)
+    state, found = state_of(problem), walked(problem.func)
     return state in found.models or (tuple(found.reach.facts), state) in _models
 
 
-def _state(problem: ODEProblem) -> Any:
+def state_of(problem: ODEProblem) -> Any:
     """What a graph depends on besides the function."""
     y, spec = problem.packed, problem.spec
     if spec is None and type(problem.func) in _OWN:
@@ -265,22 +265,31 @@ def _find(problem: ODEProblem, walked: Walked, state: Any) -> Model | str:
     """The model among those traced already, for a function of the same meaning; traced where there is none."""
     key = tuple(walked.reach.facts), state
     if key not in _models:
-        found: Model | str
-        try:
-            found = _trace(problem, walked.reach)
-        except UntraceableError as why:
-            found = str(why)
+        found = _made(lambda: _trace(problem, walked.reach))
         # The function may have changed by running (a counter of its calls): what it is now will be found again.
         walked.reach = reach(anchor_of(problem.func))
         before, key = key, (tuple(walked.reach.facts), state)
         if isinstance(found, Model):
             found.pure = key == before
-        _models[key] = found, walked.reach.held
+    walked.models[state] = model = remembered(key, walked.reach.held, lambda: found)
+    return model
+
+
+def remembered(key: Any, held: list[Any], make: Callable[[], Model | str]) -> Model | str:
+    """What was made under this key, or is now; ``held`` are objects that the key compares by identity."""
+    if key not in _models:
+        _models[key] = _made(make), held
         while len(_models) > KEPT:
             _models.popitem(last=False)
     _models.move_to_end(key)
-    walked.models[state] = model = _models[key][0]
-    return model
+    return _models[key][0]
+
+
+def _made(make: Callable[[], Model | str]) -> Model | str:
+    try:
+        return make()
+    except UntraceableError as why:
+        return str(why)
 
 
 def traced_kernels(

@@ -22,12 +22,12 @@ from ...solution import Status
 from ...tracking import recording
 from ..common.crossing import Crossing
 from ..common.dense import Interpolant, Piecewise
+from ..common.events import EventWatch
 from ..common.reading import all_finite, to_float
 from ..common.rhs import Rhs, Scalar
 from ..common.stretch import Outcome
 from ..common.tolerances import Tolerances
 from .control import Controller, initial_step
-from .events import EventWatch
 from .stepper import Step, Stepper
 
 #: Called with t, y and the signed step size.

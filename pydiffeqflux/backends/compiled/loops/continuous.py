@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..lang.words import Ints, Real, Reals, Wide, ints_at, kernel, real, reals_at, wide_at
 from . import layout as at
-from .explicit import interpolate
+from .reading import interpolate
 
 # What stands where in ``context``.
 N, COUNT, F, VJP, VJP_Y, INTEGERS, LAYOUT, TABLE, TIMES, SIZES, STATES, SLOPES, FORWARDS = (

@@ -11,7 +11,9 @@ import math
 from ..lang.words import Ints, Reals, Wide, apart, bits, kernel, real, select, wide_from_bits
 from . import layout as at
 from .meeting import together
+from .reading import evaluate, interpolate, polynomial
 from .rosenbrock import FEW, combine, combine_few, jacobian, rosenbrock_step
+from .watch import changed
 
 _TINY_STEP = 1e-300
 _EXPONENT = 0x7FF0000000000000
@@ -155,53 +157,6 @@ def first_step(f: int, ic: Ints, fc: Wide, y: Reals, k: Reals, rtol: Reals, atol
     return chosen if math.isfinite(chosen) and chosen > 0 else h0
 
 
-def interpolate(ic: Ints, tab: Wide, theta: float, h: float, y: Reals, yr: int, k: Reals, kr: int, out: Reals,
-                o: int) -> None:  # fmt: skip
-    """The interpolant at ``theta`` in [0, 1] of the step."""
-    n, every, degree = ic[at.N], ic[at.STAGES] + ic[at.EXTRA], ic[at.DEGREE]
-    first = 4 * every + every * every
-    if ic[at.FAMILY] == 1:
-        h = 1.0
-    for m in range(n):
-        out[o + m] = 0.0
-    for j in range(every):
-        weight, power = 0.0, 1.0
-        for d in range(degree):
-            power *= theta
-            weight += tab[first + j * degree + d] * power
-        if weight != 0.0:
-            scale = real(weight * h)
-            for m in range(n):
-                out[o + m] += scale * k[kr + j * n + m]
-    for m in range(n):
-        out[o + m] += y[yr + m]
-
-
-def polynomial(ic: Ints, tab: Wide, h: float, k: Reals, kr: int, out: Reals) -> None:
-    """The step's interpolant as a polynomial: coefficients of ``theta``, ``theta ** 2``, ..., ``n`` numbers each."""
-    n, every, degree = ic[at.N], ic[at.STAGES] + ic[at.EXTRA], ic[at.DEGREE]
-    first = 4 * every + every * every
-    if ic[at.FAMILY] == 1:
-        h = 1.0
-    for m in range(n):
-        for d in range(degree):
-            total = 0.0
-            for j in range(every):
-                weight = tab[first + j * degree + d]
-                if weight != 0.0:
-                    total += weight * k[kr + j * n + m]
-            out[d * n + m] = real(total * h)
-
-
-def evaluate(n: int, degree: int, theta: float, coefficients: Reals, y: Reals, yr: int, out: Reals, o: int) -> None:
-    """That polynomial at ``theta``, added to the state at the step's start; summed up in double precision."""
-    for m in range(n):
-        total = 0.0
-        for back in range(degree):
-            total = (total + coefficients[(degree - 1 - back) * n + m]) * theta
-        out[o + m] = y[yr + m] + real(total)
-
-
 def reach(t: float, target: float, sign: float) -> float:
     """The step to ``target``, such that ``t + dt`` is never a rounding error beyond it."""
     dt = target - t
@@ -323,6 +278,10 @@ def integrate(f: int, ic: Ints, fc: Wide, tab: Wide, saves: Wide, rtol: Reals, a
             if extras[row]:
                 extra_stages(f, ic, tab, t, h, y, row * n, nxt * n, k, row * wide, p, c, ci, w, work)
                 si[at.EVALUATIONS] += every - s
+        hit = False
+        if ic[at.WATCH] != 0:
+            hit = changed(ic, tab, t, h, t_next, y, row * n, nxt * n, k, row * wide)
+            si[at.CHANGED] = 1 if hit else 0
         several = inside and n <= SEVERAL and next_save + 2 < count and (t_next - saves[next_save + 2]) * sign >= 0
         if several:
             polynomial(ic, tab, h, k, row * wide, work)
@@ -353,6 +312,9 @@ def integrate(f: int, ic: Ints, fc: Wide, tab: Wide, saves: Wide, rtol: Reals, a
                     saved[next_save * n + m] = y[nxt * n + m]
                 where[next_save] = -1 - accepted
                 next_save += 1
+            break
+        if hit:
+            code = at.EVENT
             break
     sf[at.NOW], sf[at.SIZE], si[at.NEXT_SAVE], si[at.ACCEPTED] = t, size, next_save, accepted
     return code

@@ -30,7 +30,8 @@ SPACE = 18  #: where in the work space the Jacobian and its factors lie
 PART_1, PART_2, PART_END = 19, 20, 21  #: the norm is the largest of those of the entries up to each of these
 SHARDS, SHARD = 22, 23  #: how many threads share the state (0 or 1: none), each with as many entries; which this is
 MEETING, GIVE_WAY = 24, 25  #: addresses: where they meet (see ``meeting``), and of a function that lets others run
-INTS = 26
+WATCH = 26  #: address of what the conditions of events are looked at with (see ``watch``), or 0
+INTS = 27
 
 T0, T1, DT, DT_MIN, DT_MAX = 0, 1, 2, 3, 4  #: DT: NaN where it was not given
 SAFETY, FACTOR_MIN, FACTOR_MAX = 5, 6, 7
@@ -41,9 +42,10 @@ FLOATS = 13
 # -- where the loop stands, kept between two calls ----------------------------------------------
 STARTED, ACCEPTED, REJECTED, EVALUATIONS, NEXT_SAVE, WHY, STUCK, AFTER_REJECTION = 0, 1, 2, 3, 4, 5, 6, 7
 JACOBIANS, JACOBIAN_OF = 8, 9  #: how many; 1 + the number of the step whose one the work space holds
-STATE_INTS = 10
+CHANGED = 10  #: a condition of an event has changed its sign in the last step
+STATE_INTS = 11
 NOW, SIZE, PREVIOUS, BEFORE = 0, 1, 2, 3
 STATE_FLOATS = 4
 
 # -- how a call ends ----------------------------------------------------------------------------
-DONE, FULL, OUT_OF_STEPS, UNDERFLOW, NON_FINITE, NON_FINITE_SLOPE, NON_FINITE_STATE = 0, 1, 2, 3, 4, 5, 6
+DONE, FULL, OUT_OF_STEPS, UNDERFLOW, NON_FINITE, NON_FINITE_SLOPE, NON_FINITE_STATE, EVENT = 0, 1, 2, 3, 4, 5, 6, 7

@@ -12,9 +12,9 @@ from ...callbacks import Event
 from ...errors import NonFiniteError
 from ...problem import TimePoint
 from ...tracking import reading, recording
-from ..common.crossing import Crossing, condition, differentiable_crossing
-from ..common.dense import Interpolant
-from ..common.rhs import Rhs, Scalar
+from .crossing import Crossing, condition, differentiable_crossing
+from .dense import Interpolant
+from .rhs import Rhs, Scalar
 
 
 class EventWatch:
