@@ -13,6 +13,7 @@ from torch.distributions import Independent, Normal
 
 import pydiffeqflux as pdf
 from pydiffeqflux.errors import (
+    BackendUnavailableError,
     DtypeError,
     MassMatrixMethodError,
     MaxStepsError,
@@ -419,6 +420,13 @@ def test_splines_are_boltzs(kind: str) -> None:
         assert torch.allclose(sol.ys, made("torch")(y0), rtol=1e-6, atol=1e-6)
 
 
+def test_splines_need_a_package_of_julia_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pydiffeqflux.backends.julia.door.boltz._PACKAGE", "NoSuchPackage")
+    _, made, y0 = spline()
+    with pytest.raises(BackendUnavailableError, match=r"NoSuchPackage.*setup-julia"):
+        made("diffeqflux")(y0)
+
+
 @pytest.mark.parametrize("driven", [False, True])
 def test_samples_of_a_flow(driven: bool) -> None:
     """What samples an FFJORDDistribution in Julia."""
@@ -490,7 +498,7 @@ def test_what_layers_do_not_take() -> None:
     def implicitly() -> nn.Module:
         return pdf.NeuralDAE(
             Implicit(), lambda y: y.sum(-1, keepdim=True), (0.0, 1.0), [True, True, False], backend="diffeqflux",
-            initialise="solve", sensealg="TrackerAdjoint",
+            initialise="solve", sensealg="DiscreteAdjoint",
         )  # fmt: skip
 
     motion = pdf.BrownianInterval(0.0, 1.0, size=(3, 2), dtype=D)

@@ -26,19 +26,23 @@ function ofhistory(d::Delayed)
     return first:(first - 1 + (d.history === nothing ? d.n : d.history.np))
 end
 
-"A lag that is a function of time and state, as DelayDiffEq asks for it."
+"The value of a lag that is a function of time and state, the `number`th of these."
+function moved(d::Delayed, number::Int, u, p, t)
+    out, k = Vector{kind(u, p, t)}(undef, 1), d.moving[number]
+    before = last(ofhistory(d)) + sum(k -> k.np, view(d.moving, 1:(number - 1)); init = 0)
+    RightHandSide(k)(out, u, view(p, (before + 1):(before + k.np)), t)
+    return out[1]
+end
+
+"""
+Such a lag as DelayDiffEq asks for it, to find breaking points: its search takes plain numbers only. A solution is continuous
+there, so that derivatives of these times are errors of the solver's order.
+"""
 struct MovingLag{T} <: Function
     equation::Delayed{T}
     number::Int
 end
-
-function (l::MovingLag)(u, p, t)
-    d, out = l.equation, Vector{kind(u, p, t)}(undef, 1)
-    before = last(ofhistory(d)) + sum(k -> k.np, view(d.moving, 1:(l.number - 1)); init = 0)
-    k = d.moving[l.number]
-    RightHandSide(k)(out, u, view(p, (before + 1):(before + k.np)), t)
-    return out[1]
-end
+(l::MovingLag)(u, p, t) = ForwardDiff.value(moved(l.equation, l.number, u, p, t))
 
 "The right-hand side of a `DDEFunction`."
 struct DelayedSide{T} <: Function
@@ -50,12 +54,12 @@ function (r::DelayedSide)(du, u, h, p, t)
     past = Vector{kind(u, p, t)}(undef, d.n)
     z = similar(past, d.n * (1 + length(d.lags)))
     copyto!(z, 1, u, 1, d.n)
-    moved = 0
+    count = 0
     for (i, known) in enumerate(d.lags)
         lag = known
         if isnan(known)
-            moved += 1
-            lag = MovingLag(d, moved)(u, p, t)
+            count += 1
+            lag = moved(d, count, u, p, t)
             lag <= 0 && throw(ArgumentError("a lag is not positive: number $i is $(ForwardDiff.value(lag)) at t = $t"))
         end
         h(past, p, t - lag)

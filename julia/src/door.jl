@@ -135,12 +135,14 @@ torchlayer(k::Kernels{T}, sizes) where {T} = TorchLayer(k, zeros(T, k.np), sizes
 bridge_hamiltonian(energy::Int) = hold(hamiltonian(HELD[energy]))
 
 """
-    bridge_spline(T, kind, grid, n, trained)
+    bridge_spline(T, package, kind, grid, n, trained)
 
-Boltz's `SplineLayer` with an interpolation of DataInterpolations, which is loaded for it; 0 where that is not installed.
+Boltz's `SplineLayer` with an interpolation of a package, which is loaded for it; 0 where that is not installed.
 """
-function bridge_spline(T::AbstractString, kind::AbstractString, grid::Integer, n::Int, trained::Bool)
-    id = Base.identify_package(PyDiffEqFlux, "DataInterpolations")
+function bridge_spline(
+        T::AbstractString, package::AbstractString, kind::AbstractString, grid::Integer, n::Int, trained::Bool
+)
+    id = Base.identify_package(PyDiffEqFlux, package)
     id === nothing && return 0
     kinds, knots = Base.invokelatest(Base.require, id), copy(array(dtype(T), grid, n))
     return hold(Base.invokelatest(() -> spline(getfield(kinds, Symbol(kind)), knots, trained)))

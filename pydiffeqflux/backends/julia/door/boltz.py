@@ -19,6 +19,8 @@ _BASES = {
     "cosine": "Cos",
     "fourier": "Fourier",
 }
+#: What Boltz's splines are made by.
+_PACKAGE = "DataInterpolations"
 #: What a SplineLayer of Boltz's is made of, by our names of them; it has no Hermite splines of given points alone.
 _SPLINES = {
     "constant": "ConstantInterpolation",
@@ -81,10 +83,10 @@ def _spline(model: Any, y: Tensor, trace: Tracer) -> Part:
     session = trace.models.session
     grid, trained = model.grid.detach().contiguous(), "grid" in dict(model.named_parameters())
     kind = _SPLINES[model.basis]
-    handle = session.call("bridge_spline", _dtype(y), kind, grid.data_ptr(), len(grid), trained)
+    handle = session.call("bridge_spline", _dtype(y), _PACKAGE, kind, grid.data_ptr(), len(grid), trained)
     if handle == 0:
         raise BackendUnavailableError(
-            "a SplineLayer on backend='diffeqflux' is Boltz's, which needs Julia's package DataInterpolations, and the"
+            f"a SplineLayer on backend='diffeqflux' is Boltz's, which needs Julia's package {_PACKAGE}, and the"
             " project has not: run pydiffeqflux setup-julia again, or use backend='julia' or 'torch'."
         )
     return Part(session, handle, [], [model.saved_points, *([model.grid] if trained else [])], model.theirs)
