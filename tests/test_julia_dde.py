@@ -167,6 +167,10 @@ BAD: dict[str, tuple[Any, dict[str, Any], type[Exception], tuple[str, ...]]] = {
     "negative lag": (
         lambda: decay(lags=lambda t, y: y[0] - 0.9), {}, InvalidLagError, ("number 1 is -0.", "must be positive")
     ),
+    "moving jump": (
+        lambda: decay(lags=lambda t, y: 0.5 + 0.1 * y[0] ** 2, history=torch.zeros(1, dtype=D), y0=start()[:1]), {},
+        UnsupportedError, ("history ends elsewhere", "history(t0)"),
+    ),
     "lag that is none": (lambda: decay(lags=lambda t, y: y.expand(2)), {}, ShapeError, ("lags(t, y) returned (2,)",)),
     "lag's gradient": (lambda: decay(lags=TAU), {}, UnsupportedError, ("lags=0.5 requires a gradient", "detach")),
     "time's gradient": (

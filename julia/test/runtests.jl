@@ -286,17 +286,17 @@ end
     P.add!(k, :f, "function f(t, y, p, c, i, w, out)\n    out[0] = p[0] + y[1]\n    return nothing\nend\n", 0)
     lag = P.Kernels(Float64, 1, 1, 1, Float64[], Int64[])
     P.add!(lag, :f, "function f(t, y, p, c, i, w, out)\n    out[0] = p[0] + t / 4\n    return nothing\nend\n", 0)
-    d = P.Delayed(k, nothing, [NaN], [lag], 1, 0)
-    # y' = a + y(t - lag), 0 before the start and 1 there: the delayed time 3t/4 - b passes 0 at 4b/3, where y' jumps.
-    exact(a, b) = 1 + a + (1 - 4b / 3) + a * (3 / 4 * (1 - (4b / 3)^2) / 2 - b * (1 - 4b / 3))
+    d = P.Delayed(k, nothing, [NaN], [lag], 1, 1)
+    # y' = a + y(t - lag), 1 up to the start: the delayed time 3t/4 - b passes it at 4b/3, where y'' jumps.
+    exact(a, b) = 2 + a + (1 + a) * (3 / 4 * (1 - (4b / 3)^2) / 2 - b * (1 - 4b / 3))
     limits = (; keep = "end", dense = false, reltol = 1.0e-9, abstol = 1.0e-9, tstops = Float64[])
-    run = P.forward(d, P.algorithm("Tsit5"), [1.0], [1.0, 0.0, 0.5], 0.0, 1.0, [1.0]; maxiters = 10_000, limits...)
+    run = P.forward(d, P.algorithm("Tsit5"), [1.0], [1.0, 1.0, 0.5], 0.0, 1.0, [1.0]; maxiters = 10_000, limits...)
     @test only(run.us) ≈ exact(1.0, 0.5) rtol = 1.0e-7
     _, dp = P.gradient(run, ones(1, 1))
     @test dp[[1, 3]] ≈ ForwardDiff.gradient(x -> exact(x...), [1.0, 0.5]) rtol = 1.0e-5
     @test_throws ArgumentError P.forward(
-        d, P.algorithm("Tsit5"), [1.0], [1.0, 0.0, -0.5], 0.0, 1.0, [1.0]; maxiters = 10_000, limits...)
-    short = P.forward(d, P.algorithm("Tsit5"), [1.0], [1.0, 0.0, 0.5], 0.0, 1.0, [1.0]; maxiters = 3, limits...)
+        d, P.algorithm("Tsit5"), [1.0], [1.0, 1.0, -0.5], 0.0, 1.0, [1.0]; maxiters = 10_000, limits...)
+    short = P.forward(d, P.algorithm("Tsit5"), [1.0], [1.0, 1.0, 0.5], 0.0, 1.0, [1.0]; maxiters = 3, limits...)
     @test short.ts == [short.solution.t[end]] && short.ts[1] < 1
     @test P.gradient(short, ones(1, 1))[1] ≈ [1.0]
 end

@@ -102,6 +102,12 @@ class Equation:
         #: The state that held before the start, where it was one.
         self.state = history.state
         close = torch.isclose(last, y0, rtol=8 * torch.finfo(y0.dtype).eps, atol=0.0)
+        if self.moving and not bool(close.all()) and sensealg_for(self, problem)[0] != "none":
+            raise UnsupportedError(
+                "history ends elsewhere than y0 begins, and lags that are functions of time and state move the times at"
+                " which that jump comes back, of which backend='julia' has no derivatives: let history(t0) be y0, or"
+                " solve with backend='torch'."
+            )
         lags = torch.tensor([lag.value if lag.constant else math.nan for lag in problem.delays], dtype=torch.float64)
         self.session, self.n = session, y0.numel()
         self.handle: int = session.call(
