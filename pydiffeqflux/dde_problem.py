@@ -151,6 +151,18 @@ def _lag(lag: Any, name: str) -> Lag:
     return Lag(name, point.value, point.tensor)
 
 
+def checked_lag(name: str, value: Any) -> Tensor:
+    """What a state-dependent lag returned.
+
+    Raises:
+        ShapeError: it is not one real number.
+    """
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
+        kind = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ShapeError(f"{name}(t, y) returned {kind}; a lag is one real number, as a tensor.")
+    return value
+
+
 class History:
     """The state before ``t0``, packed as the solvers see it.
 

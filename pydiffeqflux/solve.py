@@ -393,10 +393,11 @@ def _check_implicit(method: Method, options: SolveOptions) -> None:
         )
     if options.per_sample:
         raise UnsupportedError("per_sample=True with a DAEProblem: its rows share their steps; leave it out.")
-    if options.sensealg is not None and not isinstance(options.sensealg, sensealgs.DiscreteAdjoint):
+    known = sensealgs.DiscreteAdjoint | sensealgs.ForwardDiffSensitivity
+    if options.sensealg is not None and not isinstance(options.sensealg, known):
         raise UnsupportedError(
-            f"sensealg={options.sensealg.name} with a DAEProblem does not exist: use DiscreteAdjoint(), or an"
-            f" ODEProblem with a mass_matrix."
+            f"sensealg={options.sensealg.name} with a DAEProblem does not exist: use DiscreteAdjoint() (on"
+            f" backend='julia' ForwardDiffSensitivity()), or an ODEProblem with a mass_matrix."
         )
 
 

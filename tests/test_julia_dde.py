@@ -13,6 +13,8 @@ from pydiffeqflux.errors import (
     DelaySensitivityError,
     GradientError,
     HistoryShapeError,
+    InvalidLagError,
+    ShapeError,
     UnknownNameError,
     UnsupportedError,
     UntraceableError,
@@ -162,9 +164,14 @@ def branching(t: Tensor, y: Tensor, past: Tensor) -> Tensor:
 
 TAU = torch.tensor(0.5, requires_grad=True)
 BAD: dict[str, tuple[Any, dict[str, Any], type[Exception], tuple[str, ...]]] = {
-    "function as lag": (
-        lambda: decay(lags=lambda t, y: y[0]), {}, UnsupportedError, ("lags is a function", "constants")
+    "negative lag": (
+        lambda: decay(lags=lambda t, y: y[0] - 0.9), {}, InvalidLagError, ("number 1 is -0.", "must be positive")
     ),
+    "moving jump": (
+        lambda: decay(lags=lambda t, y: 0.5 + 0.1 * y[0] ** 2, history=torch.zeros(1, dtype=D), y0=start()[:1]), {},
+        UnsupportedError, ("history ends elsewhere", "history(t0)"),
+    ),
+    "lag that is none": (lambda: decay(lags=lambda t, y: y.expand(2)), {}, ShapeError, ("lags(t, y) returned (2,)",)),
     "lag's gradient": (lambda: decay(lags=TAU), {}, UnsupportedError, ("lags=0.5 requires a gradient", "detach")),
     "time's gradient": (
         lambda: decay(t_span=(0.0, TAU)), {}, UnsupportedError, ("t_span requires a gradient", "backend='torch'")
@@ -193,6 +200,57 @@ def test_what_julia_does_not_do(name: str) -> None:
     assert type(caught.value) is error
     for piece in says:
         assert piece in str(caught.value)
+
+
+def test_lags_that_depend_on_the_state() -> None:
+    """Paul's equation, whose delayed time leaves the history at t = 2, and one whose lags are trained."""
+    root = 2**0.5
+    paul = pdf.DDEProblem(
+        lambda t, y, past: past / (2 * t.sqrt()), torch.ones(1, dtype=D), (1.0, 5.0),
+        lags=lambda t, y: t - (y[0] - root + 1),
+    )  # fmt: skip
+    ts = torch.linspace(1, 5, 21, dtype=D)
+    with torch.no_grad():
+        sol = pdf.solve(paul, saveat=ts, rtol=1e-9, atol=1e-9, backend="julia")
+    exact = torch.where(ts <= 2, ts.sqrt(), ts / 4 + 0.5 + (1 - root / 2) * ts.sqrt())
+    assert float((sol.ys[:, 0] - exact).abs().max()) < 1e-6
+
+
+def test_gradients_of_lags_that_depend_on_the_state() -> None:
+    """Beside a constant lag and a history with parameters."""
+    width, past, model = torch.tensor(0.3, dtype=D, requires_grad=True), Rising(), net()
+    found = []
+    for backend in ("eager", "julia"):
+        y0 = start()
+        lags = (0.5, lambda t, y: 0.4 + width * torch.sigmoid(y[0] + t))
+        sol = pdf.solve(problem(model, y0, past, lags), saveat=SAVES, rtol=1e-9, atol=1e-10, backend=backend)
+        wanted = [y0, width, *past.parameters(), *model.parameters()]
+        found.append([sol.ys, *torch.autograd.grad(sol.ys.square().sum(), wanted)])
+    for ours, julias in zip(*found, strict=True):
+        assert torch.allclose(ours, julias, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("saveat", [[0.1, 0.3, 1.9], None], ids=["save times", "every step"])
+def test_a_solve_that_stops_on_the_way(saveat: Any) -> None:
+    """The last state is behind those that were asked for, and its gradient is that of a solve up to there."""
+    rate = torch.tensor(0.7, dtype=D, requires_grad=True)
+
+    def made(y0: Tensor, end: float) -> pdf.DDEProblem:
+        return pdf.DDEProblem(lambda t, y, past: -rate * y * past, y0, (0.0, end), lags=[0.2])
+
+    y0 = start()
+    options: dict[str, Any] = {"saveat": saveat, "max_steps": 8, "throw": False}
+    sol = pdf.solve(made(y0, 2.0), backend="julia", rtol=1e-6, atol=1e-6, **options)
+    assert sol.status is pdf.Status.MAX_STEPS
+    reached = float(sol.ts[-1])
+    assert 0.3 < reached < 1.9 and len(sol.ys) == len(sol.ts)
+    if saveat:
+        assert sol.ts.tolist() == [0.1, 0.3, reached]
+    again = pdf.solve(made(y0, reached), "vern9", saveat=sol.ts.tolist(), backend="eager", rtol=1e-11, atol=1e-11)
+    weights = torch.linspace(1, 2, sol.ys.numel(), dtype=D).reshape(sol.ys.shape)
+    found = [[s.ys, *torch.autograd.grad((weights * s.ys).sum(), [y0, rate])] for s in (sol, again)]
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_no_second_derivative() -> None:

@@ -13,6 +13,7 @@ from torch.distributions import Independent, Normal
 
 import pydiffeqflux as pdf
 from pydiffeqflux.errors import (
+    BackendUnavailableError,
     DtypeError,
     MassMatrixMethodError,
     MaxStepsError,
@@ -152,8 +153,17 @@ def node(model: nn.Module, y0: Tensor) -> Case:
     return model, lambda b: pdf.NeuralODE(model, (0.0, 1.0), backend=b, **SAVES, **TIGHT), y0
 
 
-def tensor_layer() -> Case:
-    layer = pdf.TensorProductLayer([("legendre", 3), ("sine", 4)], 2).to(D)
+def samples(model: nn.Module) -> Case:
+    return model, lambda b: pdf.FFJORD(model, (0.0, 1.0), 2, backend=b, **TIGHT).inverse, rows(4, 2)
+
+
+def spline(**options: Any) -> Case:
+    layer = pdf.SplineLayer((), -1.0, 2.0, 0.5, **options).to(D)
+    return node(layer, rows(3, 2))
+
+
+def tensor_layer(one: str = "legendre", other: str = "sine") -> Case:
+    layer = pdf.TensorProductLayer([(one, 3), (other, 4)], 2).to(D)
     with torch.no_grad():
         layer.weight.mul_(0.1)
     return node(layer, rows(3, 2))
@@ -174,7 +184,13 @@ CASES: dict[str, Callable[[], Case]] = {
     "flow, driven": lambda: flow(Driven(2, 2)),
     "flow, other base": lambda: flow(mlp(2, 2), basedist=WIDE),
     "hamiltonian": lambda: node(pdf.HamiltonianNN(mlp(4, 1)), rows(3, 4)),
+    "samples": lambda: samples(mlp(2, 2)),
+    "samples, driven": lambda: samples(Driven(2, 2)),
+    "spline": spline,
+    "spline, trained grid": lambda: spline(train_grid=True),
     "tensor": tensor_layer,
+    "tensor, chebyshev": lambda: tensor_layer("chebyshev", "fourier"),
+    "tensor, polynomial": lambda: tensor_layer("polynomial", "cosine"),
     "shooting": lambda: shot(mlp(2, 2)),
     "shooting, driven": lambda: shot(Driven(2, 2)),
 }
@@ -187,7 +203,9 @@ CALLED = {
     "delay": "NeuralCDDE",
     "flow": "FFJORD",
     "hamiltonian": "NeuralODE(HamiltonianNN)",
-    "tensor": "NeuralODE",  # for its gradient it is traced
+    "samples": "FFJORDDistribution",
+    "spline": "NeuralODE(SplineLayer)",
+    "tensor": "NeuralODE(TensorProductLayer)",
     "shooting": "multiple_shoot",
 }
 
@@ -341,6 +359,25 @@ def test_implicit_layers(driven: bool) -> None:
     assert torch.allclose(theirs.sum(-1), torch.ones(2, 2, dtype=D), atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("driven", [False, True])
+def test_gradients_of_implicit_layers(driven: bool) -> None:
+    """Dual numbers through DiffEqFlux's layer, to the parameters of model and constraint; against the native tape."""
+    inner, constraint = Implicit(), Constraint()
+    model = (lambda t, both: inner(both) - torch.sin(t)) if driven else inner
+    below = (lambda t, y: constraint(y)) if driven else constraint
+    made: dict[str, Any] = {"time_dependent": driven, "initialise": "solve", "rtol": 1e-8, "atol": 1e-8, **SAVES}
+    found = []
+    for backend in ("diffeqflux", "torch"):
+        y0 = torch.tensor([[0.3, 0.4, 0.3], [0.1, 0.2, 0.7]], dtype=D, requires_grad=True)
+        layer = pdf.NeuralDAE(model, below, (0.0, 1.0), [True, True, False], backend=backend, **made)
+        ys = layer(y0)
+        loss = (ys * torch.linspace(0.5, 1.5, ys.numel(), dtype=D).reshape(ys.shape)).sum()
+        found.append([ys, *torch.autograd.grad(loss, [y0, *inner.parameters(), *constraint.parameters()])])
+    for theirs, ours in zip(*found, strict=True):
+        assert torch.allclose(theirs, ours, rtol=1e-5, atol=1e-5)
+
+
 # -- which layer it was, and what there is not -----------------------------------------------------------
 
 
@@ -361,37 +398,43 @@ def test_which_layer_it_was() -> None:
     assert (sol.stats.backend, sol.stats.layer, sol.stats.sensealg) == ("diffeqflux", "NeuralODE", "none")
 
 
-def test_tensor_layers_are_boltzs() -> None:
-    """Without a gradient; with one, Boltz's layer fails, and the module is traced (see above)."""
-    _, made, y0 = tensor_layer()
-    theirs = made("diffeqflux")
+@pytest.mark.parametrize("names", [("legendre", "sine"), ("chebyshev", "fourier"), ("polynomial", "cosine")])
+def test_tensor_layers_are_boltzs(names: tuple[str, str]) -> None:
+    """Chebyshev's too, which begin with T_1 in Boltz itself, and end outside of [-1, 1]."""
+    _, made, _ = tensor_layer(*names)
+    theirs, y0 = made("diffeqflux"), torch.tensor([[0.2, -0.4], [1.2, 1.5]], dtype=D)
     with torch.no_grad():
         sol = theirs.solve_rhs(theirs.rhs, y0)  # type: ignore[attr-defined]
         assert sol.stats.layer == "NeuralODE(TensorProductLayer)"
-        assert torch.allclose(sol.ys, made("torch")(y0), rtol=1e-7, atol=1e-7)
+        assert torch.allclose(sol.ys, made("torch")(y0), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "quadratic", "cubic", "hermite"])
+def test_splines_are_boltzs(kind: str) -> None:
+    """Beyond the ends of the grid, too; but for Hermite's, which Boltz has not of points alone."""
+    _, made, _ = spline(basis=kind)
+    theirs, y0 = made("diffeqflux"), torch.tensor([[-1.7, -0.9], [0.3, 1.4], [1.9, 2.5]], dtype=D)
+    with torch.no_grad():
+        sol = theirs.solve_rhs(theirs.rhs, y0)  # type: ignore[attr-defined]
+        assert sol.stats.layer == ("NeuralODE" if kind == "hermite" else "NeuralODE(SplineLayer)")
+        assert torch.allclose(sol.ys, made("torch")(y0), rtol=1e-6, atol=1e-6)
+
+
+def test_splines_need_a_package_of_julia_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pydiffeqflux.backends.julia.door.boltz._PACKAGE", "NoSuchPackage")
+    _, made, y0 = spline()
+    with pytest.raises(BackendUnavailableError, match=r"NoSuchPackage.*setup-julia"):
+        made("diffeqflux")(y0)
 
 
 @pytest.mark.parametrize("driven", [False, True])
 def test_samples_of_a_flow(driven: bool) -> None:
-    """What samples an FFJORDDistribution in Julia; it has no gradient."""
+    """What samples an FFJORDDistribution in Julia."""
     net, z = Driven(2, 2) if driven else mlp(2, 2), rows(4, 2)
     theirs, ours = (pdf.FFJORD(net, (0.0, 1.0), 2, backend=b, **TIGHT) for b in ("diffeqflux", "torch"))
     with torch.no_grad():
         assert torch.allclose(theirs.inverse(z), ours.inverse(z), rtol=1e-7, atol=1e-7)
     assert pdf.FFJORDDistribution(theirs).sample((3,)).shape == (3, 2)
-    with pytest.raises(UnsupportedError, match="samples of a flow"):
-        theirs.inverse(z)
-
-
-def test_chebyshev_layers_are_traced() -> None:
-    """Boltz's basis of this name lacks the constant."""
-    layer = pdf.TensorProductLayer([("chebyshev", 3), ("chebyshev", 2)], 2).to(D)
-    made = pdf.NeuralODE(layer, (0.0, 0.1), backend="diffeqflux", **TIGHT)
-    y0 = torch.tensor([[0.1, 0.2]], dtype=D)
-    with torch.no_grad():
-        sol = made.solve_rhs(made.rhs, y0, save_everystep=False)
-        assert sol.stats.layer == "NeuralODE"
-        assert torch.allclose(sol.ys[-1], pdf.NeuralODE(layer, (0.0, 0.1), **TIGHT)(y0), rtol=1e-7, atol=1e-8)
 
 
 @pytest.mark.parametrize("kernel", ["triangular", "epanechnikov", "gaussian", "logistic"])
@@ -454,8 +497,9 @@ def test_what_layers_do_not_take() -> None:
 
     def implicitly() -> nn.Module:
         return pdf.NeuralDAE(
-            Implicit(), lambda y: y.sum(-1, keepdim=True), (0.0, 1.0), [True, True, False], backend="diffeqflux"
-        )
+            Implicit(), lambda y: y.sum(-1, keepdim=True), (0.0, 1.0), [True, True, False], backend="diffeqflux",
+            initialise="solve", sensealg="DiscreteAdjoint",
+        )  # fmt: skip
 
     motion = pdf.BrownianInterval(0.0, 1.0, size=(3, 2), dtype=D)
     interpolating = {"sensealg": "InterpolatingAdjoint"}
@@ -470,7 +514,7 @@ def test_what_layers_do_not_take() -> None:
         (UnsupportedError, "function of time and state", lambda: delaying(lags=lambda t, y: 0.4 + t), y0),
         (UnsupportedError, "requires a gradient", lambda: delaying(lags=lag), y0),
         (UnsupportedError, "sensealg=GaussAdjoint", lambda: delaying(sensealg="GaussAdjoint"), y0),
-        (UnsupportedError, "has no gradient", implicitly, rows(2, 3)),
+        (UnsupportedError, "NeuralDAE takes ForwardDiffSensitivity", implicitly, rows(2, 3)),
         (MassMatrixMethodError, "Vern6.. cannot take", lambda: massively(mass, method="Vern6()"), rows(2, 3)),
         (UnsupportedError, "rtol or atol for each", lambda: flowing(rtol=torch.full((2,), 1e-3, dtype=D)), y0),
         (StepSizeRequiredError, "say dt", stepping, y0),

@@ -256,6 +256,41 @@ def test_weak_order(name: str, interpretation: str, wanted: float) -> None:
     assert fixed(name).weak_order == wanted
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "interpretation"),
+    [
+        ("sriw2", "ito"),
+        ("sosri", "ito"),
+        *((name, "stratonovich") for name in ("milstein", "euler_heun", "midpoint", "reversible_heun", "log_ode")),
+    ],
+)
+def test_weak_order_of_the_others(name: str, interpretation: str) -> None:
+    test_weak_order(name, interpretation, fixed(name).weak_order)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sra1", "sra3", "sosra"])
+@torch.no_grad()
+def test_weak_order_for_additive_noise(name: str) -> None:
+    """As above, of the second moment, for Rackauckas & Nie's example with much noise."""
+    a, b, paths, errors, steps = 4.0, 0.25, 200_000, [], (2, 4, 8)
+    problem = pdf.SDEProblem(
+        lambda t, y: b / (1 + t).sqrt() - y / (2 * (1 + t)),
+        lambda t, y: (a * b / (1 + t).sqrt()).expand(paths, 1, 1),
+        torch.ones(paths, 1, dtype=F64),
+        (0.0, 2.0),
+        noise="additive",
+        seed=3,
+    )
+    for n in steps:
+        sol = pdf.solve(problem, fixed(name), dt=2 / n, save_everystep=False)
+        exact = (1 + b * (2 + a * sol.brownian(0.0, 2.0))) / math.sqrt(3)
+        errors.append(abs(float((sol.ys[-1].square() - exact.square()).mean())))
+    assert -np.polyfit(np.log(steps), np.log(errors), 1)[0] == pytest.approx(2.0, abs=0.35)
+    assert fixed(name).weak_order == 2.0
+
+
 # -- without noise ------------------------------------------------------------------------------
 
 

@@ -1,22 +1,48 @@
-# Delay equations with constant lags, by DelayDiffEq's method of steps, and their gradient by dual numbers through it.
+# Delay equations, by DelayDiffEq's method of steps, and their gradient by dual numbers through it.
 
 """
-    Delayed(kernels, history, lags, n, order)
+    Delayed(kernels, history, lags, moving, n, order)
 
 A delay equation with `n` states. The `kernels` are a function of time and of the states one after the other: now, and
-at each of the `lags` before. `order` is that of the lowest derivative that jumps at the start: 0 where the history ends
-elsewhere than the state begins.
+at each of the `lags` before; where a lag is NaN it is the next of those that are `moving`, functions of time and state.
+`order` is that of the lowest derivative that jumps at the start: 0 where the history ends elsewhere than the state
+begins.
 
 Its parameters are those of `kernels` and then those of the `history`, a function of time (and of a number that it does
-not look at); or, where that is `nothing`, the state that held all the time before.
+not look at); or, where that is `nothing`, the state that held all the time before; and those of the moving lags.
 """
 struct Delayed{T}
     kernels::Kernels{T}
     history::Union{Nothing, Kernels{T}}
     lags::Vector{Float64}
+    moving::Vector{Kernels{T}}
     n::Int
     order::Int
 end
+
+"Which of the parameters are the history's."
+function ofhistory(d::Delayed)
+    first = d.kernels.np + 1
+    return first:(first - 1 + (d.history === nothing ? d.n : d.history.np))
+end
+
+"The value of a lag that is a function of time and state, the `number`th of these."
+function moved(d::Delayed, number::Int, u, p, t)
+    out, k = Vector{kind(u, p, t)}(undef, 1), d.moving[number]
+    before = last(ofhistory(d)) + sum(k -> k.np, view(d.moving, 1:(number - 1)); init = 0)
+    RightHandSide(k)(out, u, view(p, (before + 1):(before + k.np)), t)
+    return out[1]
+end
+
+"""
+Such a lag as DelayDiffEq asks for it, to find breaking points: its search takes plain numbers only. A solution is continuous
+there, so that derivatives of these times are errors of the solver's order.
+"""
+struct MovingLag{T} <: Function
+    equation::Delayed{T}
+    number::Int
+end
+(l::MovingLag)(u, p, t) = ForwardDiff.value(moved(l.equation, l.number, u, p, t))
 
 "The right-hand side of a `DDEFunction`."
 struct DelayedSide{T} <: Function
@@ -28,7 +54,14 @@ function (r::DelayedSide)(du, u, h, p, t)
     past = Vector{kind(u, p, t)}(undef, d.n)
     z = similar(past, d.n * (1 + length(d.lags)))
     copyto!(z, 1, u, 1, d.n)
-    for (i, lag) in enumerate(d.lags)
+    count = 0
+    for (i, known) in enumerate(d.lags)
+        lag = known
+        if isnan(known)
+            count += 1
+            lag = moved(d, count, u, p, t)
+            lag <= 0 && throw(ArgumentError("a lag is not positive: number $i is $(ForwardDiff.value(lag)) at t = $t"))
+        end
         h(past, p, t - lag)
         copyto!(z, i * d.n + 1, past, 1, d.n)
     end
@@ -49,7 +82,7 @@ end
 
 function (h::Past)(out, p, t)
     d = h.equation
-    mine = view(p, (d.kernels.np + 1):length(p))
+    mine = view(p, ofhistory(d))
     if d.history === nothing
         copyto!(out, mine)
     else
@@ -75,7 +108,8 @@ end
 function ddeproblem(d::Delayed, u0, t0, t1, p)
     SciMLBase.DDEProblem{true}(
         SciMLBase.DDEFunction{true, SciMLBase.FullSpecialize}(DelayedSide(d)), u0, Past(d), (t0, t1), p;
-        constant_lags = d.lags, order_discontinuity_t0 = d.order
+        constant_lags = filter(!isnan, d.lags), dependent_lags = [MovingLag(d, i) for i in eachindex(d.moving)],
+        order_discontinuity_t0 = d.order
     )
 end
 
@@ -98,6 +132,10 @@ function forward(
     )
     nf = d.kernels.nf
     ts, us = collected(solution, saves, keep)
+    if !isempty(saves) && (isempty(ts) || ts[end] != solution.t[end])
+        # It stopped on the way: where it did is returned behind the others, for the loss may see it.
+        ts, us = [ts; solution.t[end]], [us columns(T, solution.u[end:end], d.n)]
+    end
     return DelayedRun(solution, d, solver, p, ts, us, nf, options)
 end
 
@@ -114,11 +152,13 @@ function gradient(run::DelayedRun{T}, seeds::Matrix{T}, chunk::Val = Val(CHUNK))
     d, (t0, _) = run.equation, run.solution.prob.tspan
     # A Jacobian in dual numbers of dual numbers is refused by DelayDiffEq; by differences it is not.
     alg = DelayDiffEq.MethodOfSteps(backward(run.alg.alg))
+    # Errors of the derivatives count, too: there may be more steps, even where these were too many already.
+    options = (; run.options..., maxiters = 1000 + 10 * run.options.maxiters)
     function states(duals)
         solution = solve(
             ddeproblem(d, duals[1:d.n], t0, run.solution.t[end], duals[(d.n + 1):end]), alg; saveat = run.ts,
             save_everystep = false, dense = false, save_start = run.ts[1] == t0,
-            save_end = run.ts[end] == run.solution.t[end], verbose = SILENT, run.options...
+            save_end = run.ts[end] == run.solution.t[end], verbose = SILENT, options...
         )
         length(solution.u) == length(run.ts) ||
             throw(ErrorException("the solver came to an end of its own on dual numbers"))
@@ -130,13 +170,16 @@ end
 
 # -- what Python calls; see bridge.jl --
 
-"A delay equation of compiled functions; `history` is zero where the state before the start is among the parameters."
-function bridge_delayed(kernels::Int, history::Int, lags::Integer, nlags::Int, n::Int, order::Int)
-    hold(
-        Delayed(
-        HELD[kernels], history == 0 ? nothing : HELD[history], copy(array(Float64, lags, nlags)), n, order
-    )
-    )
+"""
+    bridge_delayed(kernels, history, lags, nlags, n, order, moving...)
+
+A delay equation of compiled functions; `history` is zero where the state before the start is among the parameters, and a
+lag NaN where it is the next of the `moving`.
+"""
+function bridge_delayed(kernels::Int, history::Int, lags::Integer, nlags::Int, n::Int, order::Int, moving::Int...)
+    k = HELD[kernels]
+    before, constant = history == 0 ? nothing : HELD[history], copy(array(Float64, lags, nlags))
+    return hold(Delayed(k, before, constant, typeof(k)[HELD[m] for m in moving], n, order))
 end
 
 "Solve it; returns the run's number, how many states it returned, and how it went."
@@ -153,10 +196,10 @@ function bridge_delayed_solve(
     )
 end
 
-"The constants of the right-hand side, and of the history where that is a function."
-function setconstants!(d::Delayed, c::Integer, i::Integer, ofhistory::Integer...)
-    setconstants!(d.kernels, c, i)
-    d.history === nothing || setconstants!(d.history, ofhistory...)
+"The constants of the right-hand side, of the history where that is a function, and of the moving lags: two addresses each."
+function setconstants!(d::Delayed, constants::Integer...)
+    functions = d.history === nothing ? [d.kernels; d.moving] : [d.kernels; d.history; d.moving]
+    foreach((k, c, i) -> setconstants!(k, c, i), functions, constants[1:2:end], constants[2:2:end])
     return nothing
 end
 

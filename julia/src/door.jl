@@ -56,11 +56,12 @@ struct LayerRun{T}
 end
 
 """
-    through(kind, parts, node, u0, p, sizes; wanted)
+    through(kind, parts, node, u0, p, sizes; wanted, duals)
 
-Run a layer on an initial state of these `sizes`, and keep its pullback where a gradient is `wanted`.
+Run a layer on an initial state of these `sizes`, and keep its pullback where a gradient is `wanted`: Zygote's, or that of
+dual numbers through the layer.
 """
-function through(kind::Val, parts, node, u0::Vector{T}, p::Vector{T}, sizes; wanted::Bool) where {T}
+function through(kind::Val, parts, node, u0::Vector{T}, p::Vector{T}, sizes; wanted::Bool, duals::Bool = false) where {T}
     st, retcode = remembered(kind, node), Ref("Success")
     x, q = given(kind, parts, u0, sizes, p)
     function states(x, q)
@@ -71,18 +72,52 @@ function through(kind::Val, parts, node, u0::Vector{T}, p::Vector{T}, sizes; wan
         end
         return Array(found)
     end
-    us, back = wanted ? deeply(() -> Zygote.pullback(states, x, q)) : (states(x, q), nothing)
+    us, back = wanted && !duals ? deeply(() -> Zygote.pullback(states, x, q)) : (states(x, q), nothing)
+    columns(us) = reshape(us, :, size(us, ndims(us)))
+    went = ended(kind, node, retcode[], us)
     function pullback(seeds)
+        if duals
+            n = length(u0)
+            function again(z)
+                found = states(dualled(kind, parts, node, z[1:n], sizes, z[(n + 1):end])...)
+                ended(kind, node, retcode[], found) == "Success" ||
+                    throw(ErrorException("the solver came to an end of its own on dual numbers"))
+                return eachcol(columns(found))
+            end
+            found = bychunks(again, [u0; p], seeds, Val(CHUNK))
+            return found[1:n], found[(n + 1):end]
+        end
         to_x, to_q = deeply(() -> back(reshape(seeds, size(us))))
         return brought(kind, node, to_x), to_q
     end
-    return LayerRun{T}(reshape(us, :, size(us, ndims(us))), pullback, ended(kind, node, retcode[], us))
+    return LayerRun{T}(columns(us), pullback, went)
+end
+
+"What a layer is called with on dual numbers."
+dualled(kind::Val, parts, node, u0, sizes, p) = given(kind, parts, u0, sizes, p)
+
+function dualled(kind::Val{:FFJORDDistribution}, parts, node, u0, sizes, p)
+    node.kwargs[:isoutofdomain].count = 0
+    return given(kind, parts, u0, sizes, p)
+end
+
+# Algebraic variables and derivatives have to be consistent in their derivatives, too.
+function dualled(kind::Val{:NeuralDAE}, parts, node, both, sizes, p)
+    model, known = first(parts), node.differential_vars
+    (u0, du0), q = given(kind, parts, both, sizes, p)
+    function residual(out, du, u, p, t)
+        out[known] .= value(model, vcat(u, du), p[1:length(model.p)])
+        out[.!known] .= node.constraints_model(u, p, t)
+        return nothing
+    end
+    return reverse(consistent(residual, ForwardDiff.value.(du0), known, node.tspan[1], u0, p)), q
 end
 
 "The sensitivity algorithm that a layer is told to use; none leaves it to the layer."
 function layersensealg(name::AbstractString)
     isempty(name) && return (;)
     name == "TrackerAdjoint" && return (; sensealg = SciMLSensitivity.TrackerAdjoint())
+    name == "ForwardDiffSensitivity" && return (;)
     for known in (:BacksolveAdjoint, :InterpolatingAdjoint, :QuadratureAdjoint, :GaussAdjoint)
         name == string(known) || continue
         return (; sensealg = getfield(SciMLSensitivity, known)(; autojacvec = SciMLSensitivity.ZygoteVJP()))
@@ -99,16 +134,30 @@ torchlayer(k::Kernels{T}, sizes) where {T} = TorchLayer(k, zeros(T, k.np), sizes
 "Boltz's `HamiltonianNN` of an energy, put right."
 bridge_hamiltonian(energy::Int) = hold(hamiltonian(HELD[energy]))
 
+"""
+    bridge_spline(T, package, kind, grid, n, trained)
+
+Boltz's `SplineLayer` with an interpolation of a package, which is loaded for it; 0 where that is not installed.
+"""
+function bridge_spline(
+        T::AbstractString, package::AbstractString, kind::AbstractString, grid::Integer, n::Int, trained::Bool
+)
+    id = Base.identify_package(PyDiffEqFlux, package)
+    id === nothing && return 0
+    kinds, knots = Base.invokelatest(Base.require, id), copy(array(dtype(T), grid, n))
+    return hold(Base.invokelatest(() -> spline(getfield(kinds, Symbol(kind)), knots, trained)))
+end
+
 "Boltz's `TensorProductLayer`; the names of its bases are separated by blanks."
 function bridge_product(T::AbstractString, names::AbstractString, out::Int, counts::Int...)
     return hold(product(dtype(T), split(names), counts, out))
 end
 
-numbertype(part::Union{TorchLayer, Product}) = eltype(part.p)
+numbertype(part::Union{TorchLayer, FromBoltz}) = eltype(part.p)
 numbertype(part::Corrected) = numbertype(part.layer.model)
 evaluations(part::TorchLayer) = part.kernels.nf
 evaluations(part::Corrected) = evaluations(part.layer.model)
-evaluations(::Product) = 0
+evaluations(::FromBoltz) = 0
 
 """
     bridge_layer(kind, parts, nparts, alg, sensealg, wanted, y0, sizes, nsizes, p, np, t0, t1, saves, nsaves, rtol, atol, ntol,
@@ -132,7 +181,8 @@ function bridge_layer(
         abstol = tolerance(atol, ntol), maxiters, verbose = SILENT, layersensealg(sensealg)...,
         (options == 0 ? (;) : HELD[options])...
     )
-    run = through(name, made, node, copy(array(T, y0, prod(shape))), copy(array(T, p, np)), shape; wanted)
+    run = through(name, made, node, copy(array(T, y0, prod(shape))), copy(array(T, p, np)), shape; wanted,
+        duals = sensealg == "ForwardDiffSensitivity")
     return hold(run), size(run.us)..., run.retcode, evaluations(first(made)) - before
 end
 

@@ -156,14 +156,69 @@ LuxCore.initialstates(rng::AbstractRNG, c::Corrected) = (; LuxCore.initialstates
 
 hamiltonian(energy) = Corrected(DiffEqFlux.Boltz.Layers.HamiltonianNN{true}(energy; autodiff = DiffEqFlux.AutoZygote()))
 
-"Boltz's `TensorProductLayer`, whose parameters are a flat weight, row after row as torch has it."
-struct Product{T, L} <: LuxCore.AbstractLuxWrapperLayer{:layer}
-    layer::L
+"""
+    FromBoltz(apply, p)
+
+A layer of Boltz's as a function of states and flat parameters, whatever it is: NeuralODE is compiled for all of them at
+once. Its products are those of dual numbers through Boltz's own code: Zygote's are thunks there, which SciMLSensitivity
+cannot copy, or none.
+"""
+struct FromBoltz{T} <: LuxCore.AbstractLuxLayer
+    apply::Any
     p::Vector{T}
 end
-(l::Product)(x, p, st) = l.layer(x, (; weight = permutedims(reshape(p, :, l.layer.out_dim))), st)
+LuxCore.initialparameters(::AbstractRNG, l::FromBoltz) = copy(l.p)
+LuxCore.initialstates(::AbstractRNG, ::FromBoltz) = (;)
+(l::FromBoltz)(x, p, st::NamedTuple) = (value(l, x, p), st)
 
+function value(l::FromBoltz{T}, x::AbstractArray, p::AbstractVector) where {T}
+    kind = Array{promote_type(T, eltype(x), eltype(p)), ndims(x)}
+    return convert(kind, Base.invokelatest(l.apply, x, p))::kind
+end
+
+function ChainRulesCore.rrule(::typeof(value), l::FromBoltz{T}, x::AbstractArray, p::AbstractVector) where {T}
+    n = length(x)
+    at(z) = (vec(value(l, reshape(z[1:n], size(x)), z[(n + 1):end])),)
+    function pullback(seed)
+        seeds = reshape(Vector{T}(vec(unthunk(seed))), :, 1)
+        found = bychunks(at, Vector{T}([vec(x); p]), seeds, Val(CHUNK))
+        return NoTangent(), NoTangent(), reshape(found[1:n], size(x)), found[(n + 1):end]
+    end
+    return value(l, x, p), pullback
+end
+
+"Boltz's `TensorProductLayer`, its weight row after row as torch has it."
 function product(::Type{T}, names, counts, out::Int) where {T}
-    bases = [getfield(DiffEqFlux.Boltz.Basis, Symbol(name))(n) for (name, n) in zip(names, counts)]
-    return Product(DiffEqFlux.Boltz.Layers.TensorProductLayer(bases, out), zeros(T, prod(counts) * out))
+    layer = DiffEqFlux.Boltz.Layers.TensorProductLayer([basis(Symbol(name), n) for (name, n) in zip(names, counts)], out)
+    apply(x, p) = first(layer(x, (; weight = permutedims(reshape(p, :, out))), (;)))
+    return FromBoltz(apply, zeros(T, prod(counts) * out))
+end
+
+# Boltz's Chebyshev polynomials are T_1, ..., T_n, where its documentation says T_0, ..., T_(n-1), and end outside of [-1, 1].
+function basis(name::Symbol, n::Int)
+    name === :Chebyshev && return DiffEqFlux.Boltz.Basis.GeneralBasisFunction{name}(chebyshev, n, 1)
+    return getfield(DiffEqFlux.Boltz.Basis, name)(n)
+end
+
+"`T_(i-1)(x)`, of any x."
+function chebyshev(i, x)
+    before, now = x, one(x)  # T_(-1) and T_0
+    for _ in 2:i
+        before, now = now, 2 * x * now - before
+    end
+    return now
+end
+
+"""
+Boltz's `SplineLayer` of numbers, made of an interpolation of this `kind`. Its parameters are the points, and behind them the
+grid where it is `trained`.
+"""
+function spline(kind::Type, grid::Vector{T}, trained::Bool) where {T}
+    n, step = length(grid), (grid[end] - grid[1]) / (length(grid) - 1)
+    layer = DiffEqFlux.Boltz.Layers.SplineLayer((), grid[1], grid[end], step, kind; train_grid = Val(trained))
+    function apply(x, p)
+        found, _ = layer(vec(x), (; saved_points = p[1:n], grid = p[(n + 1):end]), (; grid))
+        return reshape(found, size(x))
+    end
+    return FromBoltz(apply, zeros(T, n * (1 + trained)))
 end

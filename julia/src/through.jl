@@ -39,7 +39,7 @@ function again_posed(::SciMLBase.AbstractODEProblem, run, alg, u0, p)
 end
 
 function again_posed(posed::SciMLBase.AbstractDAEProblem, run, alg, u0, p)
-    du0, u0 = consistent(Residual(run.kernels), posed, u0, p)
+    du0, u0 = consistent(Residual(run.kernels), posed.du0, posed.differential_vars, posed.tspan[1], u0, p)
     problem = SciMLBase.DAEProblem{true}(
         Residual(run.kernels), du0, u0, ended(run), p; posed.differential_vars
     )
@@ -47,14 +47,13 @@ function again_posed(posed::SciMLBase.AbstractDAEProblem, run, alg, u0, p)
 end
 
 """
-    consistent(residual, posed, u0, p)
+    consistent(residual, du0, known, t, u0, p)
 
 Derivatives and states whose algebraic variables carry the derivatives that the equations give them: a solver that starts
-elsewhere would have its error tests fail over those. Differential variables keep the derivatives that they have.
+elsewhere would have its error tests fail over those. Differential variables, those that are `known`, keep the derivatives that they have.
 """
-function consistent(residual::Residual{T}, posed, u0::Vector{D}, p::Vector{D}) where {T, D <: ForwardDiff.Dual}
-    t, known = posed.tspan[1], posed.differential_vars
-    u, du = ifelse.(known, u0, D.(ForwardDiff.value.(u0))), D.(posed.du0)
+function consistent(residual, du0, known, t, u0::Vector{D}, p::Vector{D}) where {T, D <: ForwardDiff.Dual{<:Any, T}}
+    u, du = ifelse.(known, u0, D.(ForwardDiff.value.(u0))), D.(du0)
     out = similar(u)
     # The unknowns are the differential variables' derivatives and the algebraic variables.
     matrix = zeros(T, length(u), length(u))

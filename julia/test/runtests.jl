@@ -254,7 +254,7 @@ end
     for (solver, tol) in (("Tsit5", 1.0e-8), ("Vern7", 1.0e-8), ("Rodas5P", 1.0e-6))
         k = P.Kernels(Float64, 2, 1, 1, Float64[], Int64[])
         P.add!(k, :f, side, 0)
-        d = P.Delayed(k, nothing, [1.0], 1, 0)
+        d = P.Delayed(k, nothing, [1.0], typeof(k)[], 1, 0)
         run = P.forward(
             d, P.algorithm(solver), [1.0], [0.7, 1.2], 0.0, 2.0, saves; keep = "end", dense = false, limits...
         )
@@ -268,7 +268,7 @@ end
     h = P.Kernels(Float64, 1, 1, 2, Float64[], Int64[])
     P.add!(k, :f, side, 0)
     P.add!(h, :f, before, 0)
-    d = P.Delayed(k, h, [1.0], 1, 1)
+    d = P.Delayed(k, h, [1.0], typeof(k)[], 1, 1)
     run = P.forward(
         d, P.algorithm("Tsit5"), [1.0], [0.7, 1.0, 0.3], 0.0, 1.0, Float64[]; keep = "steps", dense = true, limits...
     )
@@ -279,6 +279,26 @@ end
     seeds[end] = 1
     du0, dp = P.gradient(run, seeds)
     @test [du0; dp] ≈ [1.0, -(1 - 0.3 / 2), -0.7, 0.7 / 2] rtol = 1.0e-6
+end
+
+@testset "lags that are functions, and a solve that stops on the way" begin
+    k = P.Kernels(Float64, 2, 1, 1, Float64[], Int64[])
+    P.add!(k, :f, "function f(t, y, p, c, i, w, out)\n    out[0] = p[0] + y[1]\n    return nothing\nend\n", 0)
+    lag = P.Kernels(Float64, 1, 1, 1, Float64[], Int64[])
+    P.add!(lag, :f, "function f(t, y, p, c, i, w, out)\n    out[0] = p[0] + t / 4\n    return nothing\nend\n", 0)
+    d = P.Delayed(k, nothing, [NaN], [lag], 1, 1)
+    # y' = a + y(t - lag), 1 up to the start: the delayed time 3t/4 - b passes it at 4b/3, where y'' jumps.
+    exact(a, b) = 2 + a + (1 + a) * (3 / 4 * (1 - (4b / 3)^2) / 2 - b * (1 - 4b / 3))
+    limits = (; keep = "end", dense = false, reltol = 1.0e-9, abstol = 1.0e-9, tstops = Float64[])
+    run = P.forward(d, P.algorithm("Tsit5"), [1.0], [1.0, 1.0, 0.5], 0.0, 1.0, [1.0]; maxiters = 10_000, limits...)
+    @test only(run.us) ≈ exact(1.0, 0.5) rtol = 1.0e-7
+    _, dp = P.gradient(run, ones(1, 1))
+    @test dp[[1, 3]] ≈ ForwardDiff.gradient(x -> exact(x...), [1.0, 0.5]) rtol = 1.0e-5
+    @test_throws ArgumentError P.forward(
+        d, P.algorithm("Tsit5"), [1.0], [1.0, 1.0, -0.5], 0.0, 1.0, [1.0]; maxiters = 10_000, limits...)
+    short = P.forward(d, P.algorithm("Tsit5"), [1.0], [1.0, 1.0, 0.5], 0.0, 1.0, [1.0]; maxiters = 3, limits...)
+    @test short.ts == [short.solution.t[end]] && short.ts[1] < 1
+    @test P.gradient(short, ones(1, 1))[1] ≈ [1.0]
 end
 
 # -- stochastic equations: dy = -p0 y dt + p1 y dW, the diffusion entry by entry or a matrix of two columns ------------
@@ -386,6 +406,25 @@ end
     @test [du0; dp] ≈ ForwardDiff.gradient(loss, [0.3, 0.7, 0.5, -0.2]) rtol = 1.0e-6
     quiet = P.through(Val(:NeuralODE), parts, node, [0.3, 0.7], [0.5, -0.2], (2,); wanted = false)
     @test quiet.us ≈ run.us
+end
+
+@testset "layers of Boltz's, and their products" begin
+    @test [P.basis(:Chebyshev, 4)([1.5])...] ≈ [1.0, 1.5, 3.5, 9.0]
+    x, seed = [0.3 -0.4; 0.9 1.7], [1.0 -0.5; 0.3 2.0]
+    grid = collect(-1.0:0.5:1.0)
+    kinds = Base.require(Base.identify_package(P, "DataInterpolations"))
+    layers = (
+        (P.product(Float64, ["Chebyshev", "Sin"], [3, 2], 2), 0.1 .* (1:12)),
+        (Base.invokelatest(P.spline, Base.invokelatest(() -> kinds.CubicSpline), grid, false), sin.(1:5)),
+        (Base.invokelatest(P.spline, Base.invokelatest(() -> kinds.CubicSpline), grid, true), [sin.(1:5); grid])
+    )
+    for (layer, p) in layers
+        q, n = Vector{Float64}(p), length(x)
+        @test length(layer.p) == length(q)
+        loss(z) = sum(seed .* Base.invokelatest(P.value, layer, reshape(z[1:n], 2, 2), z[(n + 1):end]))
+        back = Base.invokelatest(() -> Zygote.pullback((x, p) -> P.value(layer, x, p), x, q)[2](seed))
+        @test [vec(back[1]); back[2]] ≈ ForwardDiff.gradient(loss, [vec(x); q])
+    end
 end
 
 @testset "derivatives of a traced module's derivative" begin

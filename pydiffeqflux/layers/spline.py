@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,9 @@ class SplineLayer(nn.Module):
         >>> ramp(torch.tensor([0.1, 0.6, 2.0])).tolist()
         [0.10000000149011612, 0.6000000238418579, 1.0]
     """
+
+    #: Boltz.jl's layer that is the same: ``backend="diffeqflux"`` takes it, where values are numbers.
+    theirs: ClassVar[str] = "SplineLayer"
 
     grid: Tensor
 
@@ -82,7 +85,11 @@ class SplineLayer(nn.Module):
         if not isinstance(t, Tensor):
             raise ShapeError(f"t is a {type(t).__name__}; give a tensor of times: torch.tensor({t!r}).")
         inside = torch.maximum(torch.minimum(t.to(self.grid.dtype), self.grid[-1]), self.grid[0])
-        return interpolate(self.basis, self.grid, self.saved_points)(inside)
+        found = interpolate(self.basis, self.grid, self.saved_points)(inside)
+        if self.basis == "constant":  # its pieces know the knots before them; the last knot begins none
+            late = (inside >= self.grid[-1]).reshape((*inside.shape, *(1,) * (self.saved_points.dim() - 1)))
+            found = torch.where(late, self.saved_points[-1], found)
+        return found
 
     def extra_repr(self) -> str:
         return f"{tuple(self.saved_points.shape[1:])}, {len(self.grid)} knots, basis={self.basis}"

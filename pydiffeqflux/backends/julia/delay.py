@@ -1,7 +1,8 @@
-"""Delay equations by DelayDiffEq: constant lags, and gradients by dual numbers through its solver."""
+"""Delay equations by DelayDiffEq, and gradients by dual numbers through its solver."""
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...dde_problem import DDEProblem
+from ...dde_problem import DDEProblem, checked_lag
 from ...errors import DelaySensitivityError, GradientError, UnsupportedError
 from ..backend import SolveOptions
 from ..common.rhs import Rhs
@@ -35,18 +36,15 @@ def check(problem: DDEProblem, options: SolveOptions) -> None:
     """Whether Julia solves, and differentiates, this.
 
     Raises:
-        UnsupportedError: a lag that is a function or requires a gradient, as a time does; events, callbacks.
+        UnsupportedError: a constant lag that requires a gradient, or a time that does; events, callbacks.
         DelaySensitivityError: another algorithm than the one there is.
     """
     instead = "solve with backend='torch'."
     for lag in problem.delays:
-        if not lag.constant:
-            raise UnsupportedError(
-                f"{lag.name} is a function of time and state, and on backend='julia' lags are constants: {instead}"
-            )
         if lag.tensor is not None and torch.is_grad_enabled():
             raise UnsupportedError(
-                f"{lag.name}={lag.value} requires a gradient, and SciML's lags are constants: detach it, or {instead}"
+                f"{lag.name}={lag.value} requires a gradient, and constant lags of SciML's have none: detach it, or"
+                f" {instead}"
             )
     times = {"t_span": (problem.t0.tensor, problem.t1.tensor), "saveat": (options.saves and options.saves.tensor,)}
     for name, tensors in times.items():
@@ -96,10 +94,21 @@ class Equation:
                 return out if spec is None else spec.flatten(out)
 
             self.before = models.get(history.func, before, t0, y0.new_zeros(1), "the history of the DDEProblem", spec)
+        self.moving = [
+            models.get(lag.func, self._lag(lag.name, lag.func, unpack), t0, y0, f"{lag.name}(t, y)", spec)
+            for lag in problem.delays
+            if lag.func is not None
+        ]
         #: The state that held before the start, where it was one.
         self.state = history.state
         close = torch.isclose(last, y0, rtol=8 * torch.finfo(y0.dtype).eps, atol=0.0)
-        lags = torch.tensor([lag.value for lag in problem.delays], dtype=torch.float64)
+        if self.moving and not bool(close.all()) and sensealg_for(self, problem)[0] != "none":
+            raise UnsupportedError(
+                "history ends elsewhere than y0 begins, and lags that are functions of time and state move the times at"
+                " which that jump comes back, of which backend='julia' has no derivatives: let history(t0) be y0, or"
+                " solve with backend='torch'."
+            )
+        lags = torch.tensor([lag.value if lag.constant else math.nan for lag in problem.delays], dtype=torch.float64)
         self.session, self.n = session, y0.numel()
         self.handle: int = session.call(
             "bridge_delayed",
@@ -109,6 +118,7 @@ class Equation:
             count,
             self.n,
             1 if bool(close.all()) else 0,
+            *(m.handle for m in self.moving),
         )
         weakref.finalize(self, session.drop, self.handle)
 
@@ -116,14 +126,21 @@ class Equation:
     def tensors(self) -> list[Tensor]:
         """What gradients go to besides the initial state, in the order in which Julia has them."""
         rest = self.before.params if self.before is not None else [] if self.state is None else [self.state]
-        return [*self.model.params, *rest]
+        return [*self.model.params, *rest, *(x for m in self.moving for x in m.params)]
 
     def constants(self) -> list[Constants]:
         """The values of the tensors that are not differentiated, as they are now."""
         return [model.constants() for model in self._models()]
 
     def _models(self) -> list[Model]:
-        return [self.model] if self.before is None else [self.model, self.before]
+        return [self.model, *([] if self.before is None else [self.before]), *self.moving]
+
+    @staticmethod
+    def _lag(name: str, func: Any, unpack: Callable[[Tensor], Any]) -> Callable[[Tensor, Tensor], Tensor]:
+        def value(t: Tensor, y: Tensor) -> Tensor:
+            return checked_lag(name, func(t, unpack(y))).reshape(1)
+
+        return value
 
 
 def sensealg_for(equation: Equation, problem: DDEProblem) -> tuple[str, str]:
@@ -145,6 +162,12 @@ class Job:
     chunk: int
     asked: tuple[float, ...]
     run: Run | None = None
+
+    @property
+    def kept(self) -> int:
+        """How many of the states that came back are those asked for; behind them may be the last one."""
+        assert self.run is not None
+        return sum(t in self.asked for t in self.run.ts) if self.asked else len(self.run.ts)
 
     @property
     def addresses(self) -> list[int]:
@@ -182,7 +205,7 @@ class DelayedSolve(torch.autograd.Function):
     def forward(job: Job, y0: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         job.run = run = _solve(job, y0.detach().reshape(-1).contiguous(), _flat(tensors, y0.dtype))
         ys = run.ys.reshape(-1, *y0.shape)
-        return ys[: len(job.asked)] if job.asked else ys, run.last_y.reshape(y0.shape).clone()
+        return ys[: job.kept], run.last_y.reshape(y0.shape).clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

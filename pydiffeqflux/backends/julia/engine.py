@@ -324,7 +324,9 @@ def _sensealg(
     if not torch.is_grad_enabled():
         return None, "gradients are disabled"
     ends = (problem.packed, problem.t0.tensor, problem.t1.tensor, options.saves and options.saves.tensor)
-    if not model.params and not any(isinstance(x, Tensor) and x.requires_grad for x in ends):
+    # What changes the state on the way may bring a gradient that nobody sees before.
+    changed = bool(options.doses) or any(event.affect is not None for event in options.events)
+    if not changed and not model.params and not any(isinstance(x, Tensor) and x.requires_grad for x in ends):
         return None, "nothing requires a gradient"
     if options.sensealg is not None:
         return options.sensealg, "asked for"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...errors import JuliaError, PyDiffEqFluxError, SolveError, UnsupportedError
+from ...errors import InvalidLagError, JuliaError, PyDiffEqFluxError, SolveError, UnsupportedError
 
 
 def translated(error: BaseException) -> BaseException:
@@ -21,6 +21,11 @@ def translated(error: BaseException) -> BaseException:
         return SolveError(
             f"{lines[0]}: loosen the sensealg's rtol and atol, or take GaussAdjoint() or InterpolatingAdjoint(), which"
             f" do not solve the state backwards, or a stiff method such as 'rodas5p'."
+        )
+    if lines and "a lag is not positive: " in lines[0]:
+        return InvalidLagError(
+            f"{lines[0].removeprefix('ArgumentError: ')}; a lag must be positive at all times, or the equation would"
+            f" need states that are not known yet: bound it from below (torch.clamp)."
         )
     # The first line says what; the rest is Julia's stack, which the cause keeps.
     return JuliaError(f"Julia raised {lines[0] if lines else type(error).__name__}")

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....dde_problem import DDEProblem, Lag
-from ....errors import InvalidLagError, ShapeError
+from ....dde_problem import DDEProblem, Lag, checked_lag
+from ....errors import InvalidLagError
 from ....problem import TimePoint
 from ....tracking import reading, recording
 from ...common.autocast import as_called
@@ -124,10 +124,7 @@ class DelayRhs(Rhs):
             InvalidLagError: it is not positive.
         """
         assert lag.func is not None
-        value = lag.func(self.time(t), y if self.spec is None else self.spec.unflatten(y))
-        if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
-            kind = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ShapeError(f"{lag.name}(t, y) returned {kind}; a lag is one real number, as a tensor.")
+        value = checked_lag(lag.name, lag.func(self.time(t), y if self.spec is None else self.spec.unflatten(y)))
         number = _number(value)
         # NaN passes: the step is then rejected like any other that is not finite.
         if number <= 0:

@@ -1,4 +1,4 @@
-"""Layers of Boltz as right-hand sides: HamiltonianNN and TensorProductLayer, inside a NeuralODE."""
+"""Layers of Boltz as right-hand sides: HamiltonianNN, TensorProductLayer and SplineLayer, inside a NeuralODE."""
 
 from __future__ import annotations
 
@@ -6,25 +6,45 @@ from typing import Any
 
 from torch import Tensor
 
+from ....errors import BackendUnavailableError
 from .call import Part, torch_part
 from .forms import Form, Tracer
 
-#: Boltz's names of our bases. Its Chebyshev basis begins with T_1, not with the constant: such a layer is traced. So is
-#: any other for a gradient: what Boltz's layer gives back for the state is a thunk, which SciMLSensitivity cannot copy.
-_BASES = {"legendre": "Legendre", "polynomial": "Polynomial", "sine": "Sin", "cosine": "Cos", "fourier": "Fourier"}
+#: Boltz's names of our bases.
+_BASES = {
+    "chebyshev": "Chebyshev",
+    "legendre": "Legendre",
+    "polynomial": "Polynomial",
+    "sine": "Sin",
+    "cosine": "Cos",
+    "fourier": "Fourier",
+}
+#: What Boltz's splines are made by.
+_PACKAGE = "DataInterpolations"
+#: What a SplineLayer of Boltz's is made of, by our names of them; it has no Hermite splines of given points alone.
+_SPLINES = {
+    "constant": "ConstantInterpolation",
+    "linear": "LinearInterpolation",
+    "quadratic": "QuadraticInterpolation",
+    "cubic": "CubicSpline",
+}
 
 
 def part_of(model: Any, y: Tensor, trace: Tracer) -> Part | None:
     """Boltz's own layer for a module that is one of its; None for any other module.
 
     States are rows, ``(*, d)``: Julia has ``(d, batch)``.
+
+    Raises:
+        BackendUnavailableError: Julia lacks the package that Boltz takes its splines from.
     """
     kind = getattr(model, "theirs", "")
     if kind == "HamiltonianNN":
         return _hamiltonian(model, y, trace)
-    known = kind == "TensorProductLayer" and all(b.name in _BASES for b in model.bases)
-    if known and not trace.wanted and model.weight.dtype == y.dtype:
+    if kind == "TensorProductLayer" and all(b.name in _BASES for b in model.bases) and model.weight.dtype == y.dtype:
         return _product(model, y, trace)
+    if kind == "SplineLayer" and _spline_of_numbers(model, y):
+        return _spline(model, y, trace)
     return None
 
 
@@ -46,9 +66,31 @@ def _product(model: Any, y: Tensor, trace: Tracer) -> Part:
     names = " ".join(_BASES[b.name] for b in model.bases)
     handle = session.call(
         "bridge_product",
-        str(y.dtype).removeprefix("torch."),
+        _dtype(y),
         names,
         len(model.weight),
         *(b.n for b in model.bases),
     )
     return Part(session, handle, [], [model.weight], model.theirs)
+
+
+def _spline_of_numbers(model: Any, y: Tensor) -> bool:
+    points = model.saved_points
+    return model.basis in _SPLINES and points.dim() == 1 and points.dtype == model.grid.dtype == y.dtype
+
+
+def _spline(model: Any, y: Tensor, trace: Tracer) -> Part:
+    session = trace.models.session
+    grid, trained = model.grid.detach().contiguous(), "grid" in dict(model.named_parameters())
+    kind = _SPLINES[model.basis]
+    handle = session.call("bridge_spline", _dtype(y), _PACKAGE, kind, grid.data_ptr(), len(grid), trained)
+    if handle == 0:
+        raise BackendUnavailableError(
+            f"a SplineLayer on backend='diffeqflux' is Boltz's, which needs Julia's package {_PACKAGE}, and the"
+            " project has not: run pydiffeqflux setup-julia again, or use backend='julia' or 'torch'."
+        )
+    return Part(session, handle, [], [model.saved_points, *([model.grid] if trained else [])], model.theirs)
+
+
+def _dtype(y: Tensor) -> str:
+    return str(y.dtype).removeprefix("torch.")

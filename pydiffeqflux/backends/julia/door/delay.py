@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ....dde_problem import DDEProblem
+from ....errors import UnsupportedError
 from ...common.rhs import Rhs
 from .call import Layer, torch_part
 from .forms import Form, Tracer, ticking, timed
@@ -17,7 +18,17 @@ SENSEALGS = ("TrackerAdjoint",)
 
 
 def layer_of(problem: DDEProblem, trace: Tracer) -> Layer:
-    """The layer for a delay equation with constant lags."""
+    """The layer for a delay equation.
+
+    Raises:
+        UnsupportedError: a lag that is a function: DiffEqFlux's layer has constant ones.
+    """
+    for lag in problem.delays:
+        if not lag.constant:
+            raise UnsupportedError(
+                f"{lag.name} is a function of time and state, and DiffEqFlux's NeuralCDDE has constant lags: use"
+                f" backend='julia' or 'torch'."
+            )
     y0, spec, count = problem.packed, problem.spec, 1 + len(problem.delays)
     shape, n = y0.shape, y0.numel()
 

@@ -16,6 +16,9 @@ from .call import Layer, torch_part
 from .forms import Form, Tracer, timed
 from .ordinary import SENSEALGS
 
+#: What differentiates samples: dual numbers through what makes them.
+SENSEALGS_SAMPLES = ("ForwardDiffSensitivity",)
+
 
 def layer_of(problem: ODEProblem, trace: Tracer) -> Layer:
     """The layer for the log-densities of samples; or for the samples that are carried to given points.
@@ -24,15 +27,12 @@ def layer_of(problem: ODEProblem, trace: Tracer) -> Layer:
 
     Raises:
         UnsupportedError: what DiffEqFlux's FFJORD does wrongly, or not at all.
+
+    Zygote fails on the reversed time span of samples; dual numbers do not.
     """
     flow, inverse = problem.func.model, problem.func.inverse  # type: ignore[attr-defined]
     _check(flow)
     x, n = problem.packed, flow.input_dims.numel()
-    if inverse and torch.is_grad_enabled():
-        raise UnsupportedError(
-            "samples of a flow (inverse, rsample) have no gradient on backend='diffeqflux', where Zygote fails on"
-            " DiffEqFlux's reversed time span: sample under torch.no_grad(), or use backend='julia' or 'torch'."
-        )
     with torch.no_grad():
         Rhs(problem.func, problem.spec, x)(problem.t0.value, x)  # its result is checked, and its failure explained
     samples = x.reshape(-1, n)
@@ -80,7 +80,7 @@ def layer_of(problem: ODEProblem, trace: Tracer) -> Layer:
         samples,
         (size, count),
         read,
-        SENSEALGS,
+        SENSEALGS_SAMPLES if inverse else SENSEALGS,
         more=[size],
         saves=(),
     )

@@ -1,4 +1,7 @@
-"""DiffEqFlux's layer for fully implicit equations: NeuralDAE."""
+"""DiffEqFlux's layer for fully implicit equations: NeuralDAE.
+
+DiffEqFlux differentiates one by Tracker, and its own tests of that are marked as broken; dual numbers run through it.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,17 @@ from ...common.implicit_rhs import ImplicitRhs
 from .call import Layer, torch_part
 from .forms import Form, Tracer, ticking, timed
 
+#: What differentiates it: dual numbers through the layer.
+SENSEALGS = ("ForwardDiffSensitivity",)
+
 
 def layer_of(problem: DAEProblem, rhs: ImplicitRhs, start: Tensor, trace: Tracer) -> Layer:
     """The layer for a residual whose consistent initial state is ``start``, with the derivative ``rhs.near``.
 
     Raises:
-        UnsupportedError: a gradient is wanted; or the residual is not known to have a constraint of the state alone in
-            the place of each algebraic variable, which DiffEqFlux asks for.
+        UnsupportedError: the residual is not known to have a constraint of the state alone in the place of each
+            algebraic variable, which DiffEqFlux asks for.
     """
-    if torch.is_grad_enabled():
-        raise UnsupportedError(
-            "NeuralDAE on backend='diffeqflux' has no gradient (DiffEqFlux's own tests of one are marked as broken):"
-            " solve under torch.no_grad(), use backend='torch', or a NeuralMassMatrixODE."
-        )
     if not hasattr(problem.residual, "constraint"):
         raise UnsupportedError(
             "a DAEProblem on backend='diffeqflux' must be that of a NeuralDAE, which has its constraints in the places"
@@ -67,9 +68,10 @@ def layer_of(problem: DAEProblem, rhs: ImplicitRhs, start: Tensor, trace: Tracer
         both,
         (both.numel(),),
         lambda numbers: numbers[:, :n].reshape(-1, *shape),
-        (),
+        SENSEALGS,
         more=mask.tolist(),
         width=flat.numel(),
+        reason="DiffEqFlux's own choice, TrackerAdjoint, is broken there",
     )
 
 
