@@ -4,8 +4,8 @@ kernel for each of its statements, by KernelAbstractions; what kind of array it 
 """
 module PyDiffEqFluxGPUArraysExt
 
-using GPUArrays: GPUArrays, AnyGPUArray
-using KernelAbstractions: KernelAbstractions, @Const, @index, @kernel
+using GPUArrays: AnyGPUVector
+using KernelAbstractions: KernelAbstractions, @index, @kernel
 using LinearAlgebra: LinearAlgebra, mul!
 using PyDiffEqFlux: PyDiffEqFlux, AbstractKernels, Place
 using SciMLBase: SciMLBase, ODEFunction
@@ -166,6 +166,13 @@ function PyDiffEqFlux.odefunction(k::ArrayKernels{T}) where {T}
         RightHandSide(k); products..., jac = Jacobian(k), tgrad = TimeGradient(k),
         jac_prototype = PyDiffEqFlux.zeroed(k.place, T, k.n, k.n)
     )
+end
+
+# Stiff solvers: their matrices are factorised on the CPU (see `lu.jl`), to which vectors go and come back.
+function PyDiffEqFlux.substitute!(x::AnyGPUVector, f::PyDiffEqFlux.Factors, b::AnyGPUVector)
+    known = Array(b)
+    copyto!(x, PyDiffEqFlux.substitute!(known, f, known))
+    return x
 end
 
 end
