@@ -12,7 +12,7 @@ using SciMLBase: SciMLBase, ODEFunction
 
 # -- the words of emitted code that the CPU's has not --------------------------------------------------------------
 
-@kernel function one_item!(body, arguments)
+@kernel inbounds=true function one_item!(body, arguments)
     item = @index(Global, Linear)
     body(item - 1, arguments...)
 end

@@ -149,6 +149,7 @@ def solve(request: Request, y0: Tensor, p: Tensor, constants: Constants) -> Run:
     ts = torch.empty(count, dtype=torch.float64)
     ys = y0.new_empty((count, *y0.shape))
     run = Run(session, came, (), ys, last, place)
+    _ready(place)
     session.call("bridge_states", came.run, ts.data_ptr(), ys.data_ptr())
     run.ts = tuple(ts.tolist())
     return run
@@ -175,6 +176,6 @@ def gradient(request: Request, run: Run, seeds: Tensor, constants: Constants) ->
 
 
 def _ready(place: Place | None) -> None:
-    """Before Julia reads and writes there."""
+    """Before Julia reads and writes there: what torch still does to this memory, or did to what lay there before."""
     if place is not None:
         place.ready()
