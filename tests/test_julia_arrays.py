@@ -205,6 +205,7 @@ def test_single_precision(arrays: None) -> None:
 
 
 @pytest.mark.julia
+@pytest.mark.slow
 def test_a_device_that_is_not_the_cpu() -> None:
     """Nothing is made on the wrong device on the way: see ``test_devices.py``. In a process of its own."""
     command = [sys.executable, "-m", "tests.problems.on_elsewhere", "julia"]
@@ -229,7 +230,7 @@ Y0 = torch.tensor([1.0, 0.0], dtype=D)
 @pytest.mark.parametrize(
     ("said", "options"),
     [
-        ("an event", {"events": [pdf.Event(lambda t, y: y[0])]}),
+        ("an event", {"event": [pdf.Event(lambda t, y: y[0])]}),
         ("per_sample=True", {"per_sample": True}),
         ("fallback='callback'", {"fallback": "callback"}),
     ],
@@ -246,7 +247,7 @@ def test_problems_that_are_the_cpus(arrays: None) -> None:
     with pytest.raises(UnsupportedError, match="a mass_matrix with backend='julia'"):
         pdf.solve(massive, "rodas5p", backend="julia")
     stochastic = pdf.SDEProblem(rotation, lambda t, y: y, Y0, (0.0, 1.0))
-    with pytest.raises(UnsupportedError, match="an SDEProblem with backend='julia'"):
+    with pytest.raises(UnsupportedError, match="SDEProblem with backend='julia'"):
         pdf.solve(stochastic, "euler_maruyama", dt=0.1, backend="julia")
 
 

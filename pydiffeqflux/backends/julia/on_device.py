@@ -42,7 +42,7 @@ def check_problem(problem: Problem, options: SolveOptions) -> None:
 
 def _unsolved(problem: Problem, options: SolveOptions) -> Iterator[str]:
     if not isinstance(problem, ODEProblem):
-        yield f"{'an' if type(problem).__name__[0] in 'AEIOU' else 'a'} {type(problem).__name__}"
+        yield type(problem).__name__
     elif problem.mass_matrix is not None:
         yield "a mass_matrix"
     if problem.packed.is_complex():
