@@ -101,9 +101,11 @@ PyDiffEqFlux.settle(k::ArrayKernels) = PyDiffEqFlux.settle(k.place)
 PyDiffEqFlux.alongside(k::ArrayKernels, x::Vector) = copyto!(PyDiffEqFlux.zeroed(k.place, eltype(x), length(x)), x)
 
 # Nothing has no address.
-at(place::Place, ::Type{T}, address, sizes) where {T} = prod(sizes) == 0 ?
-                                                        PyDiffEqFlux.zeroed(place, T, sizes...) :
-                                                        PyDiffEqFlux.wrapped(place, T, address, sizes)
+function at(place::Place, ::Type{T}, address, sizes) where {T}
+    prod(sizes) == 0 ?
+    PyDiffEqFlux.zeroed(place, T, sizes...) :
+    PyDiffEqFlux.wrapped(place, T, address, sizes)
+end
 
 function called(k::ArrayKernels{T}, name::Symbol, t, arguments...) where {T}
     PyDiffEqFlux.givenup()

@@ -95,7 +95,8 @@ function solved(e::Equation{T}, alg, a::Ask, dense::Bool, extra::NamedTuple, wat
     arrive(k)
     setconstants!(k, a.c, a.i)
     run = forward(
-        e, alg, copy(memory(k, a.y0, k.n)), copy(memory(k, a.p, k.np)), a.t0, a.t1, copy(array(Float64, a.saves, a.nsaves));
+        e, alg, copy(memory(k, a.y0, k.n)), copy(memory(k, a.p, k.np)),
+        a.t0, a.t1, copy(array(Float64, a.saves, a.nsaves));
         keep = a.everystep != 0 ? "steps" : "end", dense, reltol = tolerance(k, a.rtol, a.ntol),
         abstol = tolerance(k, a.atol, a.ntol), maxiters = a.maxiters, tstops = copy(array(Float64, a.stops, a.nstops)), extra...
     )
@@ -108,8 +109,10 @@ function solved(e::Equation{T}, alg, a::Ask, dense::Bool, extra::NamedTuple, wat
     )
 end
 
+tolerance(address::Integer, n::Integer) = n == 1 ? unsafe_load(Ptr{Float64}(address)) : copy(array(Float64, address, n))
 function tolerance(k::AbstractKernels, address::Integer, n::Integer)
-    n == 1 ? unsafe_load(Ptr{Float64}(address)) : alongside(k, copy(array(Float64, address, n)))
+    found = tolerance(address, n)
+    return found isa Vector ? alongside(k, found) : found
 end
 
 pulled(a::Pull) = pulled(HELD[a.run], HELD[a.alg], HELD[a.sensealg], a)
