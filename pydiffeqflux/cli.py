@@ -260,7 +260,8 @@ def compare(
 @click.option("--project", metavar="DIR", help="A Julia project that has PythonCall; goes with --julia.")
 @click.option("--depot", metavar="PATH", help="Value for JULIA_DEPOT_PATH.")
 @click.option("--prefer", is_flag=True, help="Let backend='auto' mean Julia.")
-def setup_julia(julia: str | None, project: str | None, depot: str | None, prefer: bool) -> None:
+@click.option("--cuda", is_flag=True, help="Add CUDA.jl, for states on an NVIDIA GPU.")
+def setup_julia(julia: str | None, project: str | None, depot: str | None, prefer: bool, cuda: bool) -> None:
     """Set the Julia backend up: the long first start, once.
 
     Without options, juliapkg downloads Julia and its packages. For machines without a network, point at a Julia and a
@@ -272,9 +273,9 @@ def setup_julia(julia: str | None, project: str | None, depot: str | None, prefe
         raise click.UsageError("--julia and --project go together.")
     report = lambda line: click.echo(line, err=True)  # noqa: E731
     if julia is not None and project is not None:
-        _, file = setup.point_at(julia, project, depot, report, prefer=prefer)
+        _, file = setup.point_at(julia, project, depot, report, prefer=prefer, cuda=cuda)
     else:
-        _, file = setup.managed(report, prefer=prefer)
+        _, file = setup.managed(report, prefer=prefer, cuda=cuda)
     click.echo(f"Julia is ready; remembered in {file}")
 
 

@@ -89,6 +89,26 @@ def test_setup_says_what_julia_said(nowhere: Path, tmp_path: Path) -> None:
     assert not nowhere.exists()
 
 
+def test_setup_adds_cuda_where_it_is_missing(nowhere: Path, tmp_path: Path) -> None:
+    project = tmp_path / "Project.toml"
+    project.write_text('[deps]\nPyDiffEqFlux = "x"\n')
+    with pytest.raises(BackendUnavailableError, match=r'Julia failed at `import Pkg; Pkg.add\(name = "CUDA"'):
+        setup.point_at(sys.executable, str(tmp_path), None, lambda line: None, cuda=True)
+    project.write_text(f'[deps]\nPyDiffEqFlux = "x"\nCUDA = "{bundle.CUDA}"\n')
+    with pytest.raises(BackendUnavailableError, match="Julia failed at `import PythonCall"):
+        setup.point_at(sys.executable, str(tmp_path), None, lambda line: None, cuda=True)
+    command = ["setup-julia", "--cuda", "--julia", sys.executable, "--project", str(tmp_path)]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code != 0 and "Julia failed at `import PythonCall" in result.output
+    assert not nowhere.exists()
+
+
+def test_cuda_is_a_package_that_ours_knows() -> None:
+    said = (bundle.folder() / "Project.toml").read_text()
+    assert f'[weakdeps]\nCUDA = "{bundle.CUDA}"' in said
+    assert (bundle.folder() / "ext" / "PyDiffEqFluxCUDAExt.jl").is_file()
+
+
 def test_the_command_wants_both_or_neither(nowhere: Path) -> None:
     result = CliRunner().invoke(main, ["setup-julia", "--julia", sys.executable])
     assert result.exit_code == 2

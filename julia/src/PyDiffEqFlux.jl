@@ -40,6 +40,7 @@ include("through.jl")       # its gradient by numbers that carry derivatives thr
 include("sensitivities.jl") # its gradient by the sensitivity equations
 include("layer.jl")         # a right-hand side as a layer of DiffEqFlux
 include("bridge.jl")        # what Python calls
+include("place.jl")         # arrays that lie elsewhere
 include("direct.jl")        # what it calls again and again, without any ado
 include("delay.jl")         # delay equations
 include("stochastic.jl")    # stochastic equations, and what Python calls for them

@@ -4,11 +4,11 @@
 The gradient of a loss with respect to the saved states, one a column, as SciMLSensitivity asks for it. The first column
 that it asked for is how far back the adjoint has come.
 """
-struct Seeds{T}
-    values::Matrix{T}
+struct Seeds{M <: AbstractMatrix}
+    values::M
     reached::Base.RefValue{Int}
 end
-Seeds(values::Matrix) = Seeds(values, Ref(size(values, 2) + 1))
+Seeds(values::AbstractMatrix) = Seeds(values, Ref(size(values, 2) + 1))
 function (s::Seeds)(out, u, p, t, i)
     s.reached[] = min(s.reached[], i)
     copyto!(out, view(s.values, :, i))
@@ -22,10 +22,10 @@ The gradient of a loss with respect to the initial state and the parameters, giv
 the states that `run` returned. Throws an error that begins with `no gradient` where the adjoint does not come back to the
 start.
 """
-function gradient(run::Run{T}, alg, sensealg, seeds::Matrix{T}; reltol, abstol, extra...) where {T}
+function gradient(run::Run{T}, alg, sensealg, seeds::AbstractMatrix{T}; reltol, abstol, extra...) where {T}
     mass = run.solution.prob.f.mass_matrix
     du0, dp = adjoint(run, run.solution, alg, sensealg, seeds; reltol, abstol, starting(mass)..., extra...)
-    return Vector{T}(vec(weighed(mass, du0))), Vector{T}(vec(dp))
+    return convert(typeof(run.p), vec(weighed(mass, du0))), convert(typeof(run.p), vec(dp))
 end
 
 # The forward solve once more, of a function without products: it is the solution's own that the adjoint looks at.
@@ -41,10 +41,10 @@ function gradient(run::Run{T}, alg, sensealg::Untraced, seeds::Matrix{T}; reltol
 end
 
 # SciMLSensitivity says nothing of a backward solve that fails; the start is asked for, too, to see that it is reached.
-function adjoint(run::Run{T}, solution, alg, sensealg, seeds::Matrix{T}; options...) where {T}
+function adjoint(run::Run{T}, solution, alg, sensealg, seeds::AbstractMatrix{T}; options...) where {T}
     t0, ts = first(ended(run)), run.ts
     if first(ts) != t0
-        ts, seeds = [t0; ts], [zeros(T, size(seeds, 1)) seeds]
+        ts, seeds = [t0; ts], hcat(fill!(similar(seeds, size(seeds, 1)), 0), seeds)
     end
     asked = Seeds(seeds)
     found = SciMLSensitivity.adjoint_sensitivities(

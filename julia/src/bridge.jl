@@ -46,9 +46,9 @@ function bridge_sensitivity(name::AbstractString, options::AbstractString)
 end
 
 "The constants of a right-hand side, before it is evaluated or solved; none at address 0."
-function setconstants!(k::Kernels{T}, c::Integer, i::Integer) where {T}
-    c == 0 || copyto!(k.c, array(T, c, length(k.c)))
-    i == 0 || copyto!(k.i, array(Int64, i, length(k.i)))
+function setconstants!(k::AbstractKernels, c::Integer, i::Integer)
+    c == 0 || copyto!(k.c, memory(k, c, length(k.c)))
+    i == 0 || copyto!(k.i, integers(k, i, length(k.i)))
     return nothing
 end
 
@@ -80,13 +80,17 @@ end
 function bridge_states(run::Int, ts::Integer, us::Integer)
     r = HELD[run]
     copyto!(array(Float64, ts, length(r.ts)), r.ts)
-    copyto!(array(eltype(r.us), us, size(r.us)...), r.us)
+    arrive(r)
+    copyto!(memory(r, us, size(r.us)...), r.us)
+    settle(r)
     return nothing
 end
 
 "Write the dense output at `t`."
 function bridge_interpolate(run::Int, t::Float64, out::Integer)
     r = HELD[run]
-    interpolate!(array(eltype(r.us), out, size(r.us, 1)), r, t)
+    arrive(r)
+    interpolate!(memory(r, out, size(r.us, 1)), r, t)
+    settle(r)
     return nothing
 end

@@ -92,14 +92,17 @@ end
 
 function solved(e::Equation{T}, alg, a::Ask, dense::Bool, extra::NamedTuple, watch) where {T}
     k = kernelsof(e)
+    arrive(k)
     setconstants!(k, a.c, a.i)
     run = forward(
-        e, alg, copy(array(T, a.y0, k.n)), copy(array(T, a.p, k.np)), a.t0, a.t1, copy(array(Float64, a.saves, a.nsaves));
-        keep = a.everystep != 0 ? "steps" : "end", dense, reltol = tolerance(a.rtol, a.ntol),
-        abstol = tolerance(a.atol, a.ntol), maxiters = a.maxiters, tstops = copy(array(Float64, a.stops, a.nstops)), extra...
+        e, alg, copy(memory(k, a.y0, k.n)), copy(memory(k, a.p, k.np)),
+        a.t0, a.t1, copy(array(Float64, a.saves, a.nsaves));
+        keep = a.everystep != 0 ? "steps" : "end", dense, reltol = tolerance(k, a.rtol, a.ntol),
+        abstol = tolerance(k, a.atol, a.ntol), maxiters = a.maxiters, tstops = copy(array(Float64, a.stops, a.nstops)), extra...
     )
-    a.us == 0 || copyto!(array(T, a.us, length(run.us)), run.us)
-    copyto!(array(T, a.last, k.m), laststate(run))
+    a.us == 0 || copyto!(memory(k, a.us, length(run.us)), run.us)
+    copyto!(memory(k, a.last, k.m), laststate(run))
+    settle(k)
     code, t, nf, naccept, nreject, njac, finite = outcome(run)
     return Came(
         hold(run), length(run.ts), Int(code), nf, naccept, nreject, njac, finite, watch === nothing ? 0 : watch.hit, t
@@ -107,25 +110,33 @@ function solved(e::Equation{T}, alg, a::Ask, dense::Bool, extra::NamedTuple, wat
 end
 
 tolerance(address::Integer, n::Integer) = n == 1 ? unsafe_load(Ptr{Float64}(address)) : copy(array(Float64, address, n))
+function tolerance(k::AbstractKernels, address::Integer, n::Integer)
+    found = tolerance(address, n)
+    return found isa Vector ? alongside(k, found) : found
+end
 
 pulled(a::Pull) = pulled(HELD[a.run], HELD[a.alg], HELD[a.sensealg], a)
 
 function pulled(run::Run{T}, alg, sensealg, a::Pull) where {T}
+    arrive(run.kernels)
     setconstants!(run.kernels, a.c, a.i)
     to_u0,
     to_p = gradient(
-        run, alg, sensealg, copy(array(T, a.seeds, size(run.us)...)); reltol = a.rtol, abstol = a.atol
+        run, alg, sensealg, copy(memory(run.kernels, a.seeds, size(run.us)...)); reltol = a.rtol, abstol = a.atol
     )
-    copyto!(array(T, a.du0, length(to_u0)), to_u0)
-    copyto!(array(T, a.dp, length(to_p)), to_p)
+    copyto!(memory(run.kernels, a.du0, length(to_u0)), to_u0)
+    copyto!(memory(run.kernels, a.dp, length(to_p)), to_p)
+    settle(run.kernels)
     return nothing
 end
 
 evaluated(a::Evaluation) = evaluated(HELD[a.kernels], a)
 
-function evaluated(k::Kernels{T}, a::Evaluation) where {T}
+function evaluated(k::AbstractKernels, a::Evaluation)
+    arrive(k)
     setconstants!(k, a.c, a.i)
-    evaluate!(array(T, a.out, k.m), k, array(T, a.y, k.n), array(T, a.p, k.np), a.t)
+    evaluate!(memory(k, a.out, k.m), k, memory(k, a.y, k.n), memory(k, a.p, k.np), a.t)
+    settle(k)
     return nothing
 end
 

@@ -29,6 +29,9 @@ const WORDS = (
     :nan_acosh, :nan_atanh, :nan_pow, :nan_mod
 )
 
+# A function does not keep its type, nor the module that both are of.
+const HOMES = Module[]
+
 """
     home(T)
 
@@ -36,6 +39,7 @@ A module of its own for an emitted function, with `T` (the dtype) and the words 
 """
 function home(::Type{T}) where {T}
     place = Module(:Emitted)
+    push!(HOMES, place)
     Core.eval(place, :(const T = $T))
     for word in WORDS
         Core.eval(place, :(const $word = $(getfield(PyDiffEqFlux, word))))

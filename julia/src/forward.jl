@@ -3,12 +3,12 @@
 
 A finished solve: the times that were asked for and the states there, one a column.
 """
-struct Run{T, S}
+struct Run{T, S, K <: AbstractKernels{T}, V <: AbstractVector{T}, M <: AbstractMatrix{T}}
     solution::S
-    kernels::Kernels{T}
-    p::Vector{T}
+    kernels::K
+    p::V
     ts::Vector{Float64}
-    us::Matrix{T}
+    us::M
     nf::Int
     njac::Int
     "The keyword arguments of the solve, for algorithms that solve again."
@@ -22,7 +22,7 @@ Solve from `u0`. `saves` are the times to return; without any, `keep` says what 
 With `dense` the solution can be evaluated in between.
 """
 function forward(
-        e::Equation{T}, alg, u0::Vector{T}, p::Vector{T}, t0::Float64, t1::Float64, saves::Vector{Float64};
+        e::Equation{T}, alg, u0::AbstractVector{T}, p::AbstractVector{T}, t0::Float64, t1::Float64, saves::Vector{Float64};
         keep::String, dense::Bool, reltol, abstol, maxiters::Int, tstops::Vector{Float64}, extra...
 ) where {T}
     k = kernelsof(e)
@@ -47,15 +47,15 @@ const SILENT = OrdinaryDiffEq.OrdinaryDiffEqCore.SciMLLogging.None()
 
 "The times that were asked for, as far as the solve came, and the states there."
 function collected(solution, saves::Vector{Float64}, keep::String)
-    T = eltype(solution.prob.u0)
+    start = solution.prob.u0
     if isempty(saves)
         kept = keep == "steps" ? eachindex(solution.t) : (lastindex(solution.t):lastindex(solution.t))
-        return solution.t[kept], columns(T, solution.u[kept], length(solution.prob.u0))
+        return solution.t[kept], columns(start, solution.u[kept])
     end
     if solution.dense
         direction = sign(solution.prob.tspan[2] - solution.prob.tspan[1])
         reached = filter(t -> direction * t <= direction * solution.t[end], saves)
-        out = Matrix{T}(undef, length(solution.prob.u0), length(reached))
+        out = similar(start, length(start), length(reached))
         for (i, t) in enumerate(reached)
             solution(view(out, :, i), t)
         end
@@ -63,11 +63,11 @@ function collected(solution, saves::Vector{Float64}, keep::String)
     end
     # The end is among the saved states even where nobody asked for it.
     wanted = [i for (i, t) in enumerate(solution.t) if t in saves]
-    return solution.t[wanted], columns(T, solution.u[wanted], length(solution.prob.u0))
+    return solution.t[wanted], columns(start, solution.u[wanted])
 end
 
-function columns(::Type{T}, states, n::Int) where {T}
-    out = Matrix{T}(undef, n, length(states))
+function columns(start::AbstractVector, states)
+    out = similar(start, length(start), length(states))
     for (i, u) in enumerate(states)
         copyto!(view(out, :, i), u)
     end

@@ -17,9 +17,9 @@ struct ImplicitEquation{T}
 end
 
 "What `forward` solves; plain kernels are `u' = f`."
-const Equation{T} = Union{Kernels{T}, MassEquation{T}, ImplicitEquation{T}}
+const Equation{T} = Union{AbstractKernels{T}, MassEquation{T}, ImplicitEquation{T}}
 
-kernelsof(k::Kernels) = k
+kernelsof(k::AbstractKernels) = k
 kernelsof(e::Union{MassEquation, ImplicitEquation}) = e.kernels
 
 """
@@ -27,7 +27,7 @@ kernelsof(e::Union{MassEquation, ImplicitEquation}) = e.kernels
 
 The problem, the solver as it suits that, and what else the solve is to be told.
 """
-posed(k::Kernels, alg, u0, p, t0, t1) = ODEProblem{true}(odefunction(k), u0, (t0, t1), p), alg, (;)
+posed(k::AbstractKernels, alg, u0, p, t0, t1) = ODEProblem{true}(odefunction(k), u0, (t0, t1), p), alg, (;)
 
 function posed(e::MassEquation, alg, u0, p, t0, t1)
     ODEProblem{true}(massfunction(e), u0, (t0, t1), p), alg, (; initializealg = SciMLBase.NoInit())

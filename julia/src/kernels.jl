@@ -1,3 +1,6 @@
+"The compiled functions of a right-hand side with states of type `T`, wherever its memory lies."
+abstract type AbstractKernels{T} end
+
 """
     Kernels(T, n, m, np, c, i)
 
@@ -5,7 +8,7 @@ The compiled functions of one right-hand side with `n` states of type `T` and `n
 work in. It has `m` values: as many as states, but for the condition of an event. `c` and `i` hold its constants: numbers
 and integers. Not to be used by two tasks at a time.
 """
-mutable struct Kernels{T}
+mutable struct Kernels{T} <: AbstractKernels{T}
     const n::Int
     const m::Int
     const np::Int

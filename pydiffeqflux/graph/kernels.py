@@ -89,9 +89,11 @@ class Kernels:
         """The buffer ``p``, ``c`` or ``i``, filled from externals (in their order)."""
         dtype = torch.int64 if buffer == "i" else self.y.dtype
         flat = [
-            x.detach().reshape(-1).to(dtype) for x, s in zip(tensors, self.arguments, strict=True) if s.buffer == buffer
+            x.detach().reshape(-1).to(self.y.device, dtype)
+            for x, s in zip(tensors, self.arguments, strict=True)
+            if s.buffer == buffer
         ]
-        return torch.cat(flat) if flat else torch.zeros(0, dtype=dtype)
+        return torch.cat(flat) if flat else torch.zeros(0, dtype=dtype, device=self.y.device)
 
 
 def only(graphs: Graphs, *results: int) -> Recording:

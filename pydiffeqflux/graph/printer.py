@@ -11,7 +11,7 @@ from .expr import Call, Expr, Index, Load, Number, call, linear, number
 from .program import Buffer, Loop, Matrix, Product, Program, Reduction, Scan
 
 #: Where a reduction starts, and how it takes one more value: a word of the language.
-_REDUCTIONS = {
+REDUCTIONS = {
     "sum": (0.0, "add"),
     "prod": (1.0, "mul"),
     "max": (float("-inf"), "maximum"),
@@ -127,7 +127,7 @@ class Printer(ABC):
         elif isinstance(s, Product):
             self.product(s)
         elif isinstance(s, Scan):
-            start, word = _REDUCTIONS[s.how]
+            start, word = REDUCTIONS[s.how]
             with self.nest(s.over[:-1]):
                 self.line(f"acc = {self.expr(number(start))}")
                 with self.nest(s.over[-1:]):
@@ -139,7 +139,7 @@ class Printer(ABC):
             self._reduction(s)
 
     def _reduction(self, s: Reduction) -> None:
-        start, word = _REDUCTIONS[s.how]
+        start, word = REDUCTIONS[s.how]
         with self.nest(s.over):
             self.line(f"acc = {self.expr(number(start))}")
             how = "sum" if s.how == "sum" and s.guard is None else None
@@ -152,7 +152,7 @@ class Printer(ABC):
         better = self.words["gt" if s.how == "argmax" else "lt"]
         ((index, n),) = s.across
         with self.nest(s.over):
-            self.line(f"acc = {self.expr(number(_REDUCTIONS[s.how[3:]][0]))}")
+            self.line(f"acc = {self.expr(number(REDUCTIONS[s.how[3:]][0]))}")
             self.line(f"place = {self.expr(number(0.0))}")
             with self.block(self.loop(index.name, n, None)):
                 self.line(f"item = {self.expr(s.value)}")

@@ -68,7 +68,8 @@ def trace(evaluate: Evaluate, t: Tensor, y: Tensor, first: Sequence[Tensor] = ()
     ends = {id(x): x if x.is_leaf else x.detach().requires_grad_() for x in params}
 
     def pull_back(t: Tensor, y: Tensor, v: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.enable_grad(), Instead(ends):
+        # Backwards, what is on a device runs on a thread of that device's: who writes it down is on this one.
+        with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False), Instead(ends):
             t, y = t.detach().requires_grad_(), y.detach().requires_grad_()
             out = evaluate(t, y)
             if not out.requires_grad:
@@ -83,7 +84,7 @@ def trace(evaluate: Evaluate, t: Tensor, y: Tensor, first: Sequence[Tensor] = ()
 
     (out,) = [n for n in forward.nodes if n.op == "output"]
     shape = tuple(out.args[0].meta["tensor_meta"].shape)
-    v = torch.ones(shape, dtype=y.dtype)
+    v = torch.ones(shape, dtype=y.dtype, device=y.device)
     backward = _record(pull_back, t, y, v)
     _restore(backward, {id(ends[id(x)]): x for x in params})
     known = {id(x) for x in reached}

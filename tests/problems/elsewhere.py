@@ -48,6 +48,10 @@ class Elsewhere(torch.Tensor):
     def __repr__(self) -> str:
         return f"Elsewhere({self.held})"
 
+    def data_ptr(self) -> int:
+        """Where it lies, for those who can reach this device: the arrays of Julia's JLArrays."""
+        return self.held.data_ptr()
+
     def tolist(self) -> Any:
         global reads
         reads += 1

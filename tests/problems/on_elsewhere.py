@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import pydiffeqflux as pdf
+from pydiffeqflux.backends.julia.places import taken_for
 from tests.problems import elsewhere
 
 F64 = torch.float64
@@ -116,6 +117,7 @@ GROUPS: dict[str, dict[str, Case]] = {
         "odeint_adjoint": through(pdf.odeint_adjoint, "dopri5"),
     },
     "events": {"eventful": eventful},
+    "julia": {m: solved(m, backend="julia") for m in ("tsit5", "rodas5p")},
 }
 
 
@@ -142,7 +144,8 @@ def main(group: str) -> None:
         torch.manual_seed(0)
         expected = case("cpu")
         torch.manual_seed(0)
-        found = case(elsewhere.NAME)
+        with taken_for(elsewhere.NAME, "JLArrays"):
+            found = case(elsewhere.NAME)
         for e, f in zip(expected, found, strict=True):
             assert f.device == elsewhere.DEVICE, f"{name}: a result on {f.device}"
             torch.testing.assert_close(f.detach().cpu(), e.detach(), rtol=1e-9, atol=1e-12)

@@ -10,6 +10,9 @@ from ...errors import BackendUnavailableError
 #: Zygote, which DiffEqFlux needs, is tested up to this Julia.
 JULIA = "1.11"
 
+#: CUDA.jl, which is there only if asked for: its UUID. Which versions will do, the bundled package says.
+CUDA = "052768ef-5323-5732-b1bb-66c8b64840ba"
+
 
 def folder() -> Path:
     """The bundled Julia package: inside an installed wheel, or in the checkout of an editable install.

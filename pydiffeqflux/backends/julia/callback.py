@@ -38,6 +38,8 @@ class CalledBack:
 
     #: Python's signal handlers must not run in what Julia calls: it has its own thread for these calls.
     here = False
+    #: Its arrays are the CPU's.
+    place = None
 
     def __init__(self, session: Session, func: Callable[..., Any], rhs: Rhs, t0: Tensor, y0: Tensor):
         self.session, self.rhs, self.shape, self.dtype = session, rhs, y0.shape, y0.dtype

@@ -15,6 +15,7 @@ from .events import Watch
 from .form import Form
 from .held import Held
 from .model import Constants, Model, addresses
+from .places import Place
 from .sensitivities import Sensitivity
 from .session import Session
 from .solvers import Solver
@@ -98,8 +99,17 @@ class Run(Held):
         retcode: Julia's word for how it went, and whether the last state is ``finite``.
     """
 
-    def __init__(self, session: Session, came: Came, ts: tuple[float, ...], ys: Tensor, last_y: Tensor):
+    def __init__(
+        self,
+        session: Session,
+        came: Came,
+        ts: tuple[float, ...],
+        ys: Tensor,
+        last_y: Tensor,
+        place: Place | None = None,
+    ):
         super().__init__(session, came.run)
+        self.place = place
         self.ts, self.ys, self.last_t, self.last_y = ts, ys, came.t, last_y
         self.nf, self.naccept, self.nreject, self.njac = came.nf, came.naccept, came.nreject, came.njac
         self.retcode, self.event = session.retcodes[came.retcode], came.event
@@ -112,6 +122,7 @@ class Run(Held):
     def at(self, t: float) -> Tensor:
         """The dense output at ``t``."""
         out = torch.empty_like(self.last_y)
+        _ready(self.place)
         self.session.call("bridge_interpolate", self.handle, float(t), out.data_ptr())
         return out
 
@@ -121,21 +132,24 @@ def solve(request: Request, y0: Tensor, p: Tensor, constants: Constants) -> Run:
     session, saves = request.model.session, request.saves
     ask, came = Ask.from_buffer_copy(request.template[0]), Came()
     start = y0 if request.form is None else request.form.start(y0)
-    last, room = torch.empty_like(y0), torch.empty((len(saves), *y0.shape), dtype=y0.dtype)
+    last, room = torch.empty_like(y0), y0.new_empty((len(saves), *y0.shape))
     ask.y0, ask.p, ask.last = start.data_ptr(), p.data_ptr(), last.data_ptr()
     if saves:  # the states at known times are written at once
         ask.us = room.data_ptr()
     if constants is not None:
         ask.c, ask.i = addresses(constants)
+    place = request.model.place
+    _ready(place)
     session.enter(session.entries.solve, ask, ctypes.byref(came), here=request.model.here)
     count = came.count
     if saves:
         if count < len(saves):
             saves, room = saves[:count], room[:count]
-        return Run(session, came, saves, room, last)
+        return Run(session, came, saves, room, last, place)
     ts = torch.empty(count, dtype=torch.float64)
-    ys = torch.empty((count, *y0.shape), dtype=y0.dtype)
-    run = Run(session, came, (), ys, last)
+    ys = y0.new_empty((count, *y0.shape))
+    run = Run(session, came, (), ys, last, place)
+    _ready(place)
     session.call("bridge_states", came.run, ts.data_ptr(), ys.data_ptr())
     run.ts = tuple(ts.tolist())
     return run
@@ -149,12 +163,19 @@ def gradient(request: Request, run: Run, seeds: Tensor, constants: Constants) ->
     """
     session, n = run.session, run.last_y.numel()
     if not len(seeds):
-        return torch.zeros(n + request.model.np, dtype=seeds.dtype)
-    found, seeds = torch.empty(n + request.model.np, dtype=seeds.dtype), seeds.contiguous()
+        return seeds.new_zeros(n + request.model.np)
+    found, seeds = seeds.new_empty(n + request.model.np), seeds.contiguous()
     pull = Pull.from_buffer_copy(request.pull)
     pull.run, pull.seeds, pull.du0 = run.handle, seeds.data_ptr(), found.data_ptr()
     pull.dp = pull.du0 + n * found.element_size()
     if constants is not None:
         pull.c, pull.i = addresses(constants)
+    _ready(run.place)
     session.enter(session.entries.pull, pull, here=request.model.here)
     return found
+
+
+def _ready(place: Place | None) -> None:
+    """Before Julia reads and writes there: what torch still does to this memory, or did to what lay there before."""
+    if place is not None:
+        place.ready()

@@ -40,6 +40,8 @@ from .events import Watch
 from .form import Form, form_of
 from .held import Held
 from .model import Model, Models
+from .on_device import check_problem, check_solver
+from .places import Places
 from .rows import solve_rows
 from .sensitivities import DEFAULT, Sensitivities
 from .session import Session, session
@@ -129,6 +131,7 @@ def _run(
         if status.ok:
             dense = _Dense(stretches, problem, ys) if options.dense else None
             ts = saves.tensor.double() if saves.tensor is not None else stretches.request.save_times.clone()
+            ts = ts.to(ys.device)
             states = ys if problem.spec is None else problem.spec.unflatten(ys)
             return Solution(ts, states, Stats(), status, [], dense), message
         assert y1 is not None
@@ -145,7 +148,7 @@ def _ordinary(
 ) -> tuple[Stretches, str, str]:
     """What solves an ordinary equation; the sensitivity algorithm's name, and why that one."""
     tools = _Tools.of(session())
-    t0 = torch.scalar_tensor(problem.t0.value, dtype=problem.packed.dtype)
+    t0 = torch.scalar_tensor(problem.t0.value, dtype=problem.packed.dtype, device=problem.packed.device)
     model = tools.model(problem, rhs, t0, options)
     sensealg, reason = _sensealg(problem, model, options)
     form = form_of(problem, rhs, model, sensealg)
@@ -180,6 +183,7 @@ class _Tools:
     def __init__(self, running: Session):
         self.session = running
         self.models, self.solvers, self.sensitivities = Models(running), Solvers(running), Sensitivities(running)
+        self.places = Places(running)
 
     @staticmethod
     @functools.cache
@@ -193,8 +197,9 @@ class _Tools:
         if isinstance(rhs, ImplicitRhs):
             both = torch.cat([y0.reshape(-1), rhs.near.reshape(-1)])
             return self.models.get(problem.func, rhs.stacked, t0, both, "the residual", rhs.spec)
+        place = self.places.of(y0.device)
         try:
-            return self.models.get(problem.func, rhs.evaluate, t0, y0, "the right-hand side", rhs.spec)
+            return self.models.get(problem.func, rhs.evaluate, t0, y0, "the right-hand side", rhs.spec, place)
         except UntraceableError as why:
             if options.fallback != "callback":
                 raise
@@ -241,6 +246,8 @@ class _Tools:
         if solver.implicit and not solver.fully:
             model.need("jac")
         sensitivity = None if sensealg is None else self.sensitivities.get(sensealg)
+        if model.place is not None:
+            check_solver(model.place, method, solver, sensitivity)
         if sensitivity is not None:
             if isinstance(model, CalledBack) and not sensitivity.plain:
                 raise UnsupportedError(
@@ -299,10 +306,7 @@ def _require(problem: Problem, options: SolveOptions) -> None:
             f"backend='julia' takes states of float32 and float64, and y0 is {y0.dtype}: convert it, or use"
             f" backend='torch'."
         )
-    if y0.device.type != "cpu":
-        raise DtypeError(
-            f"backend='julia' solves on the CPU; y0 is on {y0.device}: move it (y0.cpu()), or use backend='torch'."
-        )
+    check_problem(problem, options)
     if options.norm is not None:
         raise UnsupportedError(
             "norm does not exist on backend='julia', whose solvers take the root mean square: give rtol and atol for"
@@ -337,7 +341,7 @@ def _sensealg(
 
 def _tolerances(y0: Tensor, options: SolveOptions) -> tuple[Tensor, Tensor]:
     """Both tolerances, one number or one for each state, alike."""
-    both = [torch.as_tensor(x, dtype=torch.float64) for x in (options.rtol, options.atol)]
+    both = [torch.as_tensor(x, dtype=torch.float64).cpu() for x in (options.rtol, options.atol)]
     if all(x.numel() == 1 for x in both):
         return both[0].reshape(1).clone(), both[1].reshape(1).clone()
     wide = [x.expand(y0.shape).reshape(-1).contiguous() for x in both]

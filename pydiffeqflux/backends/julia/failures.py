@@ -17,6 +17,12 @@ def translated(error: BaseException) -> BaseException:
             f"controller does not go with this method on backend='julia' ({lines[0].removeprefix('ArgumentError: ')}):"
             f" leave it out, or take an explicit or a Rosenbrock method."
         )
+    if any("Scalar indexing is disallowed" in line for line in lines[:2]):
+        return UnsupportedError(
+            "this method, or this sensealg with it, reads single numbers of a state on a GPU, which is refused there:"
+            " take an explicit method, or a stiff one with GaussAdjoint(); or move the problem to the CPU (y0.cpu() and"
+            " the model's .cpu()), or use backend='torch'."
+        )
     if lines and "no gradient: " in lines[0]:
         return SolveError(
             f"{lines[0]}: loosen the sensealg's rtol and atol, or take GaussAdjoint() or InterpolatingAdjoint(), which"

@@ -140,7 +140,7 @@ def _times(
 
 def _unpacked(flat: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     """The gradients of the initial state and of the parameters out of a flat vector."""
-    if all(x.dtype == flat.dtype for x in inputs):
+    if all(x.dtype == flat.dtype and x.device == flat.device for x in inputs):
         return torch._C._nn.unflatten_dense_tensors(flat, list(inputs))
     parts = flat.split([x.numel() for x in inputs])
     return [g.reshape(x.shape).to(x) for g, x in zip(parts, inputs, strict=True)]
@@ -148,7 +148,9 @@ def _unpacked(flat: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
 
 def packed(request: Request, params: Sequence[Tensor]) -> Tensor:
     """The flat vector of the parameters; where no gradient is recorded."""
-    dtype = request.model.dtype
+    dtype, place = request.model.dtype, request.model.place
+    device = torch.device("cpu") if place is None else place.device
     if not params:
-        return torch.zeros(0, dtype=dtype)
-    return torch._C._nn.flatten_dense_tensors([x if x.dtype == dtype else x.to(dtype) for x in params])
+        return torch.zeros(0, dtype=dtype, device=device)
+    alike = [x if x.dtype == dtype and x.device == device else x.to(device, dtype) for x in params]
+    return torch._C._nn.flatten_dense_tensors(alike)

@@ -20,6 +20,8 @@ from ...graph.trace import Evaluate
 from ...state import StateSpec
 from .direct import Evaluation
 from .emit import source
+from .emit_arrays import array_source
+from .places import Place
 from .session import Session
 
 log = logging.getLogger("pydiffeqflux")
@@ -34,11 +36,16 @@ Constants = tuple[Tensor, Tensor] | None
 class Compiled:
     """The functions of right-hand sides of one meaning, compiled in Julia when first wanted."""
 
-    def __init__(self, session: Session, kernels: Kernels):
-        self.session, self.kernels = session, kernels
+    def __init__(self, session: Session, kernels: Kernels, place: Place | None = None):
+        self.session, self.kernels, self.place = session, kernels, place
         n, m, sizes = kernels.y.numel(), math.prod(kernels.graphs.shape), kernels.sizes
         name = str(kernels.y.dtype).removeprefix("torch.")
-        self.handle: int = session.call("bridge_kernels", name, n, m, sizes["p"], sizes["c"], sizes["i"])
+        what = name, n, m, sizes["p"], sizes["c"], sizes["i"]
+        self.handle: int = (
+            session.call("bridge_kernels", *what)
+            if place is None
+            else session.call("bridge_array_kernels", place.handle, *what)
+        )
         self._has: set[str] = set()
         weakref.finalize(self, session.drop, self.handle)
 
@@ -52,7 +59,8 @@ class Compiled:
         for name in names:
             if name not in self._has:
                 program = self.kernels.program(name)
-                self.session.call("bridge_add", self.handle, name, source([program]), program.workspace)
+                code = (source([program]), program.workspace) if self.place is None else array_source(program)
+                self.session.call("bridge_add", self.handle, name, *code)
                 self._has.add(name)
         took = time.perf_counter() - began
         if took > PATIENCE:
@@ -62,14 +70,13 @@ class Compiled:
 class Model:
     """One right-hand side: compiled functions, and the tensors that this one reaches for."""
 
-    #: The main thread may call Julia itself.
-    here = True
-
     def __init__(self, compiled: Compiled, externals: Sequence[Tensor]):
         self._compiled, self._externals = compiled, externals
         self.kernels, self.session, self.handle = compiled.kernels, compiled.session, compiled.handle
         self.dtype, self.np = self.kernels.y.dtype, self.kernels.sizes["p"]
-        self.need = compiled.need
+        self.need, self.place = compiled.need, compiled.place
+        #: The main thread may call Julia itself. A GPU's packages are used to a thread of Julia's own.
+        self.here = compiled.place is None
         #: The last request, and what it was made of.
         self.last: tuple[Any, Any] | None = None
 
@@ -92,12 +99,14 @@ class Model:
 
     def evaluate(self, t: float, y: Tensor, p: Tensor, constants: Constants) -> Tensor:
         """``f(t, y)`` of a flat state, by Julia."""
-        y, out = y.contiguous(), torch.empty(math.prod(self.kernels.graphs.shape), dtype=y.dtype)
+        y, out = y.contiguous(), torch.empty(math.prod(self.kernels.graphs.shape), dtype=y.dtype, device=y.device)
         c, i = addresses(constants)
         one = Evaluation(
             kernels=self.handle, y=y.data_ptr(), p=p.data_ptr(), c=c, i=i, out=out.data_ptr(), t=float(t)
         )  # fmt: skip
-        self.session.enter(self.session.entries.evaluate, one)
+        if self.place is not None:
+            self.place.ready()
+        self.session.enter(self.session.entries.evaluate, one, here=self.here)
         return out
 
 
@@ -112,7 +121,7 @@ class Models:
     def __init__(self, session: Session):
         self.session = session
         self._traces = TraceCache()
-        self._known: OrderedDict[int, Compiled] = OrderedDict()
+        self._known: OrderedDict[tuple[int, Place | None], Compiled] = OrderedDict()
 
     def get(
         self,
@@ -122,6 +131,7 @@ class Models:
         y0: Tensor,
         what: str,
         spec: StateSpec | None,
+        place: Place | None = None,
     ) -> Model:
         """The model of a function, checked against the function itself at ``(t0, y0)``.
 
@@ -130,14 +140,17 @@ class Models:
             evaluate: the function of a packed state.
             what: it is, for messages.
             spec: the structure that ``evaluate`` gives to a packed state: another one is another model.
+            place: where the state lies.
 
         Raises:
             UntraceableError: it cannot be traced, or translated; or is not the same function from call to call.
         """
         role = what if spec is None else f"{what}, {spec!r}"
+        if place is not None:
+            role = f"{role}, on {place}"
         for _ in range(2):
             traced, start = self._traces.get(func, evaluate, t0, y0, role)
-            model = self._model(traced)
+            model = self._model(traced, place)
             model.need("f")
             if start is None:  # nothing that the function can reach has changed
                 return model
@@ -151,14 +164,14 @@ class Models:
             f" {start.reshape(-1)[:4].tolist()}, Julia {value[:4].tolist()}. Solve it with backend='torch'."
         )
 
-    def _model(self, traced: Traced) -> Model:
-        kernels = traced.kernels
-        if id(kernels) not in self._known:
-            self._known[id(kernels)] = Compiled(self.session, kernels)
+    def _model(self, traced: Traced, place: Place | None) -> Model:
+        kernels, key = traced.kernels, (id(traced.kernels), place)
+        if key not in self._known:
+            self._known[key] = Compiled(self.session, kernels, place)
             while len(self._known) > 32:
                 self._known.popitem(last=False)
-        self._known.move_to_end(id(kernels))
+        self._known.move_to_end(key)
         if traced.made is None:
-            traced.made = Model(self._known[id(kernels)], traced.externals)
+            traced.made = Model(self._known[key], traced.externals)
         made: Model = traced.made
         return made

@@ -20,7 +20,7 @@ _LOAD = "import PythonCall, PyDiffEqFlux; print(Base.pkgversion(PythonCall))"
 
 
 def point_at(
-    julia: str, project: str, depot: str | None, report: Report, *, prefer: bool = False
+    julia: str, project: str, depot: str | None, report: Report, *, prefer: bool = False, cuda: bool = False
 ) -> tuple[Configuration, Path]:
     """Use a Julia and a project that are there already, and remember them. Needs no network if their packages are.
 
@@ -30,6 +30,7 @@ def point_at(
         depot: value for JULIA_DEPOT_PATH.
         report: told what is going on.
         prefer: let ``backend="auto"`` mean Julia.
+        cuda: have CUDA.jl in the project, too; it is added where it is missing.
 
     Returns:
         The configuration, and the file that it was written to.
@@ -48,12 +49,14 @@ def point_at(
     if "PyDiffEqFlux" not in (place / "Project.toml").read_text(encoding="utf-8"):
         report(f"adding the bundled PyDiffEqFlux to {place}")
         run(chosen, f"import Pkg; Pkg.develop(path = raw{_quoted(bundle.folder())})", report)
-    report("loading the packages (compiling them where they have changed; minutes, the first time)")
-    run(chosen, _LOAD, report)
+    if cuda and bundle.CUDA not in (place / "Project.toml").read_text(encoding="utf-8"):
+        report(f"adding CUDA.jl to {place} (a download)")
+        run(chosen, f'import Pkg; Pkg.add(name = "CUDA", uuid = "{bundle.CUDA}")', report)
+    _load(chosen, report, cuda)
     return chosen, configuration.write(chosen)
 
 
-def managed(report: Report, *, prefer: bool = False) -> tuple[Configuration, Path]:
+def managed(report: Report, *, prefer: bool = False, cuda: bool = False) -> tuple[Configuration, Path]:
     """Let juliapkg get Julia and the packages at the versions that the bundled package pins. Needs a network.
 
     Raises:
@@ -65,11 +68,15 @@ def managed(report: Report, *, prefer: bool = False) -> tuple[Configuration, Pat
     try:
         juliapkg.require_julia(f"~{bundle.JULIA}")
         juliapkg.add("PyDiffEqFlux", bundle.field("uuid"), dev=True, path=str(bundle.folder()))
+        if cuda:
+            juliapkg.add("CUDA", bundle.CUDA)
         juliapkg.resolve()
         chosen = Configuration(juliapkg.executable(), juliapkg.project(), None, prefer)
     except Exception as why:
         # Or whatever else uses juliapkg in this environment would be held up by it.
         juliapkg.rm("PyDiffEqFlux")
+        if cuda:
+            juliapkg.rm("CUDA")
         juliapkg.require_julia(None)
         said = " ".join(str(why).split())[:400]
         raise BackendUnavailableError(
@@ -77,9 +84,15 @@ def managed(report: Report, *, prefer: bool = False) -> tuple[Configuration, Pat
             f" {bundle.JULIA} and a project (a folder with a Project.toml) that has the packages of"
             f" {bundle.folder() / 'Project.toml'}: pydiffeqflux setup-julia --julia EXE --project DIR."
         ) from why
-    report("loading the packages (compiling them: minutes, the first time)")
-    run(chosen, _LOAD, report)
+    _load(chosen, report, cuda)
     return chosen, configuration.write(chosen)
+
+
+def _load(chosen: Configuration, report: Report, cuda: bool) -> None:
+    report("loading the packages (compiling them where that is not done: minutes, the first time)")
+    run(chosen, _LOAD, report)
+    if cuda and run(chosen, "import CUDA, PyDiffEqFlux; print(CUDA.functional())", report).strip() != "true":
+        report("CUDA.jl is installed, and finds no GPU on this machine that it can use")
 
 
 def run(chosen: Configuration, code: str, report: Report, timeout: float = 7200.0) -> str:

@@ -6,7 +6,7 @@ import torch
 
 from .... import sensealg as sensealgs
 from ....controllers import PIDController
-from ....errors import StepSizeRequiredError, UnsupportedError
+from ....errors import DtypeError, StepSizeRequiredError, UnsupportedError
 from ....methods import Method
 from ....sde_problem import SDEProblem
 from ....tracking import transforming
@@ -22,6 +22,11 @@ def options(problem: Problem, method: Method, options: SolveOptions) -> None:
         UnsupportedError, DtypeError, StepSizeRequiredError: it cannot.
     """
     _require(problem, options)
+    if problem.packed.device.type != "cpu":
+        raise DtypeError(
+            f"backend='diffeqflux' solves on the CPU; y0 is on {problem.packed.device}: move it (y0.cpu()), or use"
+            f" backend='julia' or backend='torch'."
+        )
     stochastic = isinstance(problem, SDEProblem)  # whose solvers say by themselves whether they choose their steps
     if not stochastic and not method.adaptive and options.dt is None:
         raise StepSizeRequiredError(
