@@ -140,7 +140,8 @@ def _times(
 
 def _unpacked(flat: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     """The gradients of the initial state and of the parameters out of a flat vector."""
-    if all(x.dtype == flat.dtype for x in inputs):
+    dtype = flat.dtype
+    if all([x.dtype is dtype for x in inputs]):
         return torch._C._nn.unflatten_dense_tensors(flat, list(inputs))
     parts = flat.split([x.numel() for x in inputs])
     return [g.reshape(x.shape).to(x) for g, x in zip(parts, inputs, strict=True)]
@@ -151,4 +152,4 @@ def packed(request: Request, params: Sequence[Tensor]) -> Tensor:
     dtype = request.model.dtype
     if not params:
         return torch.zeros(0, dtype=dtype)
-    return torch._C._nn.flatten_dense_tensors([x if x.dtype == dtype else x.to(dtype) for x in params])
+    return torch._C._nn.flatten_dense_tensors([x if x.dtype is dtype else x.to(dtype) for x in params])

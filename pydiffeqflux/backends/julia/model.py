@@ -118,7 +118,7 @@ class Models:
         self,
         func: Callable[..., Any],
         evaluate: Evaluate,
-        t0: Tensor,
+        t0: Tensor | float,
         y0: Tensor,
         what: str,
         spec: StateSpec | None,
@@ -135,6 +135,12 @@ class Models:
             UntraceableError: it cannot be traced, or translated; or is not the same function from call to call.
         """
         role = what if spec is None else f"{what}, {spec!r}"
+        same = self._traces.same(func, y0, role)
+        if same is not None and same.made is not None:
+            known: Model = same.made
+            return known
+        y0 = y0.detach()
+        t0 = t0 if isinstance(t0, Tensor) else torch.scalar_tensor(t0, dtype=y0.dtype)
         for _ in range(2):
             traced, start = self._traces.get(func, evaluate, t0, y0, role)
             model = self._model(traced)
