@@ -8,7 +8,8 @@
 - the gradients of ROBER and POLLU in their rates by Rodas5P and GaussAdjoint (loss: half the squared distance of the
   saved states to 1; POLLU as in arXiv:1812.01892, t = 0:0.5:60), against functions and derivatives written by hand in
   Julia;
-- how long a started session takes to the first gradient of a model and of the next one, each in a process of its own;
+- how long a started session takes to the first gradient of a model and of the next one, each in a process of its own
+  (``latency``; ``stiff-latency`` does so for the stiff solvers with the three common adjoints);
 - an empty call, and the memory of the process over 10,000 gradients.
 
 It prints tables, and writes a figure and the numbers to ``--out``. Parts are chosen by ``--only``.
@@ -32,10 +33,11 @@ from julia_bridge_report import Clocked, Found, draw, show
 from torch import Tensor, nn
 
 import pydiffeqflux as pdf
+from pydiffeqflux.backends.julia.model import Compiled
 from pydiffeqflux.backends.julia.session import Session, session
 from pydiffeqflux.graph import kernels
 
-PARTS = ("spiral", "stiff", "latency", "calls")
+PARTS = ("spiral", "stiff", "latency", "stiff-latency", "calls")
 
 #: DiffEqFlux's own algorithms, its default first.
 DIFFEQFLUX = (
@@ -68,6 +70,17 @@ LATENCIES = (
 )
 
 
+#: Method, sensitivity algorithm; float64.
+STIFF_LATENCIES = tuple(
+    (method, "float64", name)
+    for method in ("rodas5p", "FBDF", "kencarp4", "Rosenbrock23", "AutoTsit5(Rosenbrock23())")
+    for name in ("GaussAdjoint", "InterpolatingAdjoint", "QuadratureAdjoint")
+)
+
+#: How often a quick contender runs before it is timed.
+WARM = 10
+
+
 class Aside:
     """The Julia side: gradients that are called by number, on this thread."""
 
@@ -95,8 +108,9 @@ class Aside:
 def race(works: dict[str, Callable[[], None]], rounds: int, patience: float) -> dict[str, Clocked]:
     """Wall and CPU times (of this thread) of everyone, taking turns; a slow one runs in fewer rounds.
 
-    A quick one runs once more before it is timed: not on the cold caches that a slow one left behind, nor with its
-    garbage to collect.
+    A quick one runs ``WARM`` times before it is timed, as in a training loop: right after something that ran for a few
+    milliseconds (which a slow contender does), its code and torch's have to come from memory again, and take two to
+    four times as long.
     """
     found = {name: Clocked() for name in works}
     for work in works.values():
@@ -108,7 +122,8 @@ def race(works: dict[str, Callable[[], None]], rounds: int, patience: float) -> 
             if sum(mine.wall) > 1e3 * patience and len(mine.wall) >= 5:
                 continue
             if not mine.wall or mine.wall[-1] < 50:
-                work()
+                for _ in range(WARM):
+                    work()
             wall, cpu = time.perf_counter(), time.thread_time()
             work()
             mine.cpu.append(1e3 * (time.thread_time() - cpu))
@@ -181,9 +196,7 @@ def run_spiral(running: Session, aside: Aside, rounds: int, algorithms: tuple[st
     func, net = spiral(50)
     traced = kernels(func, torch.tensor(0.0), torch.tensor([2.0, 0.0]))
     p = traced.pack(traced.graphs.externals, "p")
-    from pydiffeqflux.backends.julia.model import Model
-
-    model = Model(running, traced)
+    model = Compiled(running, traced)
     model.need("f", "vjp", "vjp_y")
     bridge = lambda: gradient(func)  # noqa: E731
     wide = nn.Sequential(*net).double()
@@ -293,22 +306,26 @@ def run_stiff(aside: Aside, name: str, rounds: int) -> dict[str, Clocked]:
 
 
 def latency(method: str, dtype: str, sensealg: str) -> dict[str, float]:
-    """Seconds to a started session, to the first gradient, and to those of two more models, of other sizes."""
+    """Seconds to a started session, to the first gradient, and to those of two more models, of other sizes.
+
+    For the first gradient seconds of CPU time, too: what compiling costs, whatever else the machine does.
+    """
     torch.set_num_threads(1)
     found, began = {}, time.perf_counter()
     session()
     found["start"] = time.perf_counter() - began
     for k, width in enumerate((50, 20, 7)):
         func, _ = spiral(width, getattr(torch, dtype))
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         gradient(func, method, getattr(torch, dtype), tol=1e-4, sensealg=sensealg, rows=(None, None, 3)[k])
-        found[("first", "next", "third")[k]] = time.perf_counter() - began
+        name = ("first", "next", "third")[k]
+        found[name], found[f"{name} CPU"] = time.perf_counter() - began, time.process_time() - cpu
     return found
 
 
-def run_latencies() -> dict[str, dict[str, float]]:
+def run_latencies(cases: Sequence[tuple[str, str, str]]) -> dict[str, dict[str, float]]:
     found = {}
-    for case in LATENCIES:
+    for case in cases:
         command = [sys.executable, __file__, "--latency-of", *case]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found[", ".join(case)] = json.loads(done.stdout.splitlines()[-1])
@@ -365,10 +382,11 @@ def main(
     found = Found()
     out.mkdir(parents=True, exist_ok=True)
     numbers = out / "julia_bridge.json"
-    if "latency" in only:
-        found.latency = run_latencies()
-        found.write(numbers)  # what has been measured is not lost with what comes after
-    if set(only) - {"latency"}:
+    for part, cases in (("latency", LATENCIES), ("stiff-latency", STIFF_LATENCIES)):
+        if part in only:
+            found.latency |= run_latencies(cases)
+            found.write(numbers)  # what has been measured is not lost with what comes after
+    if set(only) - {"latency", "stiff-latency"}:
         running = session()
         aside = Aside(running) if {"spiral", "stiff"} & set(only) else None
         if aside is not None and "spiral" in only:

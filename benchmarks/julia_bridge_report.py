@@ -80,10 +80,14 @@ def show(found: Found) -> None:
         console.print(table)
     if found.latency:
         table = Table(title="seconds to a gradient, each row in a process of its own")
-        for head in ("", "session", "first model", "next model", "third, of another state"):
+        heads = {
+            "start": "session", "first": "first model", "first CPU": "CPU", "next": "next model", "next CPU": "CPU",
+            "third": "third, of another state", "third CPU": "CPU",
+        }  # fmt: skip
+        for head in ("", *heads.values()):
             table.add_column(head, justify="right" if head else "left")
         for case, took in found.latency.items():
-            table.add_row(case, *(f"{took[key]:.2f}" for key in ("start", "first", "next", "third")))
+            table.add_row(case, *(f"{took[key]:.2f}" for key in heads))
         console.print(table)
     if found.calls:
         table = Table("", "", title="calls and memory")

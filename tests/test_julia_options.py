@@ -133,18 +133,6 @@ def test_complex_parameters() -> None:
 # -- what does not exist, and how it ended --------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"norm": lambda x: x.abs().max()}, r"norm does not exist.*rtol and atol for each state"),
-    ],
-)
-def test_options_that_do_not_exist(options: dict[str, Any], said: str) -> None:
-    problem = pdf.ODEProblem(lambda t, y: -y, torch.ones(2, 2), (0.0, 1.0), batched=True)
-    with pytest.raises(UnsupportedError, match=said):
-        pdf.solve(problem, backend="julia", **options)
-
-
 def test_return_codes() -> None:
     blows_up = pdf.ODEProblem(lambda t, y: y * y, torch.ones(1, dtype=D), (0.0, 2.0))
     with pytest.raises((StepUnderflowError, NonFiniteError), match=r"Julia's return code: \w+"):

@@ -29,6 +29,7 @@ include("interrupt.jl")     # Ctrl-C, and progress
 include("kernels.jl")       # compiled right-hand sides, as solvers call them
 include("algorithms.jl")    # solvers by name
 include("control.jl")       # step size control as Python describes it
+include("norm.jl")          # the norm of the error
 include("lu.jl")            # the linear equations of stiff solvers
 include("sensealgs.jl")     # sensitivity algorithms by name
 include("products.jl")      # products of the parameters that these lack

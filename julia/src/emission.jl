@@ -59,25 +59,36 @@ const ARGUMENTS = (
 const COMPILED = Dict{Tuple{DataType, Symbol, String}, Tuple{Any, Ptr{Cvoid}}}()
 
 """
-    compiled(T, name, source)
+    compiled(T, name, source, workspace)
 
-An emitted function, compiled, and a pointer to it that is called with plain pointers.
+An emitted function that works in so many numbers, compiled, and a pointer to it that is called with plain pointers.
 """
-function compiled(::Type{T}, name::Symbol, source::AbstractString) where {T}
-    get!(() -> define!(home(T), name, source), COMPILED, (T, name, String(source)))
+function compiled(::Type{T}, name::Symbol, source::AbstractString, workspace::Int) where {T}
+    get!(() -> define!(home(T), name, source, workspace), COMPILED, (T, name, String(source)))
 end
 
-function define!(place::Module, name::Symbol, source::AbstractString)
+# Up to so many numbers are kept where the compiler sees that nobody else looks at them: most are then never stored.
+const OWN = 64
+
+function define!(place::Module, name::Symbol, source::AbstractString, workspace::Int)
     include_string(place, source, string(name, ".jl"))
     arguments = ARGUMENTS[name]
     T = place.T
     types = Any[a === :t ? Float64 : a === :i ? Ptr{Int64} : Ptr{T} for a in arguments]
     entry = Symbol(name, :_entry)
-    passed = [a === :t ? :(T(t)) : :(Flat($a)) for a in arguments]
+    passed = Any[a === :t ? :(T(t)) : :(Flat($a)) for a in arguments]
     typed = [:($a::$S) for (a, S) in zip(arguments, types)]
+    call = :($name($(passed...)))
+    if 0 < workspace <= OWN
+        passed[findfirst(==(:w), arguments)] = :(Flat(Ptr{T}(pointer_from_objref(own))))
+        call = quote
+            own = Ref{NTuple{$workspace, T}}()
+            GC.@preserve own @inline $name($(passed...))
+        end
+    end
     Core.eval(place, :(function $entry($(typed...))
-        ;$name($(passed...));
-        return nothing;
+        $call
+        return nothing
     end))
     pointer = Core.eval(place, :(@cfunction($entry, Cvoid, ($(types...),))))::Ptr{Cvoid}
     return Core.eval(place, name), pointer

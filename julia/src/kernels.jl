@@ -45,7 +45,7 @@ Compile one of the functions `f`, `vjp`, `vjp_y`, `jac` from its source.
 """
 function add!(k::Kernels{T}, name::Symbol, source::AbstractString, workspace::Int) where {T}
     length(k.w) < workspace && (k.w = zeros(T, workspace))
-    k.emitted[name], pointer = compiled(T, name, source)
+    k.emitted[name], pointer = compiled(T, name, source, workspace)
     return point!(k, name, pointer)
 end
 

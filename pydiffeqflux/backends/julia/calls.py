@@ -93,10 +93,7 @@ class Run(Held):
 
     Attributes:
         ts, ys: the times that were reached, ``(T,)``, and the states there, ``(T, *y0.shape)``.
-        last_t, last_y: where it ended.
-        event: the number of the event that ended it, counted from 1; 0 where none did.
-        nf, naccept, nreject, njac: what it cost.
-        retcode: Julia's word for how it went, and whether the last state is ``finite``.
+        last_y: where it ended.
     """
 
     def __init__(
@@ -108,12 +105,28 @@ class Run(Held):
         last_y: Tensor,
         place: Place | None = None,
     ):
-        super().__init__(session, came.run)
+        self.session, self.handle, self.came, self.ts, self.ys, self.last_y = session, came.run, came, ts, ys, last_y
         self.place = place
-        self.ts, self.ys, self.last_t, self.last_y = ts, ys, came.t, last_y
-        self.nf, self.naccept, self.nreject, self.njac = came.nf, came.naccept, came.nreject, came.njac
-        self.retcode, self.event = session.retcodes[came.retcode], came.event
-        self.finite = bool(came.finite)
+
+    @property
+    def last_t(self) -> float:
+        """When it ended."""
+        return float(self.came.t)
+
+    @property
+    def event(self) -> int:
+        """The number of the event that ended it, counted from 1; 0 where none did."""
+        return int(self.came.event)
+
+    @property
+    def retcode(self) -> str:
+        """Julia's word for how it went."""
+        return self.session.retcodes[self.came.retcode]
+
+    @property
+    def finite(self) -> bool:
+        """Whether the last state is."""
+        return bool(self.came.finite)
 
     @property
     def ok(self) -> bool:

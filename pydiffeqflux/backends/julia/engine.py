@@ -40,6 +40,8 @@ from .events import Watch
 from .form import Form, form_of
 from .held import Held
 from .model import Model, Models
+from .norm import check_problem as check_norm
+from .norm import check_sensealg, with_norm
 from .on_device import check_problem, check_solver
 from .places import Places
 from .rows import solve_rows
@@ -107,6 +109,8 @@ def _reported(
     problem: ODEProblem | DAEProblem | DDEProblem, rhs: Rhs, stretches: Stretches, options: SolveOptions
 ) -> tuple[Solution, str]:
     """As ``_run``, with a progress bar where one was asked for."""
+    if not options.progress:
+        return _run(problem, rhs, stretches, options)
     with progress_bar(options.progress, problem.t0.value, problem.t1.value) as report:
         # The clock may still stand at the end of another solve.
         low, high = sorted((problem.t0.value, problem.t1.value))
@@ -148,8 +152,7 @@ def _ordinary(
 ) -> tuple[Stretches, str, str]:
     """What solves an ordinary equation; the sensitivity algorithm's name, and why that one."""
     tools = _Tools.of(session())
-    t0 = torch.scalar_tensor(problem.t0.value, dtype=problem.packed.dtype, device=problem.packed.device)
-    model = tools.model(problem, rhs, t0, options)
+    model = tools.model(problem, rhs, options)
     sensealg, reason = _sensealg(problem, model, options)
     form = form_of(problem, rhs, model, sensealg)
     request = tools.request(problem, model, method, sensealg, options, form)
@@ -190,11 +193,10 @@ class _Tools:
     def of(running: Session) -> _Tools:
         return _Tools(running)
 
-    def model(
-        self, problem: ODEProblem | DAEProblem, rhs: Rhs, t0: Tensor, options: SolveOptions
-    ) -> Model | CalledBack:
-        y0 = problem.packed.detach()
+    def model(self, problem: ODEProblem | DAEProblem, rhs: Rhs, options: SolveOptions) -> Model | CalledBack:
+        t0, y0 = problem.t0.value, problem.packed
         if isinstance(rhs, ImplicitRhs):
+            y0 = y0.detach()
             both = torch.cat([y0.reshape(-1), rhs.near.reshape(-1)])
             return self.models.get(problem.func, rhs.stacked, t0, both, "the residual", rhs.spec)
         place = self.places.of(y0.device)
@@ -204,7 +206,7 @@ class _Tools:
             if options.fallback != "callback":
                 raise
             log.warning("%s", why)
-            found = CalledBack(self.session, problem.func, rhs, t0, y0)
+            found = CalledBack(self.session, problem.func, rhs, rhs.time(t0), y0)
             found.need("f")
             return found
 
@@ -224,8 +226,9 @@ class _Tools:
             options.max_steps, options.stops, options.dt, options.dt_min, options.dt_max, options.controller,
             options.rtol, options.atol,
         )  # fmt: skip
-        # Tensors do not compare.
-        if form is not None or isinstance(options.rtol, Tensor) or isinstance(options.atol, Tensor):
+        # Tensors do not compare, and a norm may have changed inside.
+        tensors = isinstance(options.rtol, Tensor) or isinstance(options.atol, Tensor)
+        if tensors or form is not None or options.norm is not None:
             return self._request(problem, model, method, sensealg, options, form)
         if model.last is None or model.last[0] != key:
             model.last = key, self._request(problem, model, method, sensealg, options, form)
@@ -255,13 +258,14 @@ class _Tools:
                     f" only, not those that this algorithm follows; take GaussAdjoint() or ForwardSensitivity()."
                 )
             model.need(*sensitivity.needs)
-        return Request(
-            model,
-            solver,
-            sensitivity,
-            form=form,
-            **self.wishes(problem, method, options),
-        )
+        wishes = self.wishes(problem, method, options)
+        if options.norm is not None:
+            if sensealg is not None and sensitivity is not None:
+                check_sensealg(sensealg, sensitivity)
+            wishes["options"] = with_norm(
+                self.session, self.models, wishes["options"], options.norm, problem.packed
+            )
+        return Request(model, solver, sensitivity, form=form, **wishes)
 
     def wishes(
         self, problem: ODEProblem | DDEProblem | DAEProblem, method: Method, options: SolveOptions
@@ -308,10 +312,7 @@ def _require(problem: Problem, options: SolveOptions) -> None:
         )
     check_problem(problem, options)
     if options.norm is not None:
-        raise UnsupportedError(
-            "norm does not exist on backend='julia', whose solvers take the root mean square: give rtol and atol for"
-            " each state to weigh them, or use backend='torch'."
-        )
+        check_norm(problem)
     if isinstance(problem, SDEProblem):
         for name, wanted in (("progress", options.progress), ("controller", options.controller != PIDController())):
             if wanted:

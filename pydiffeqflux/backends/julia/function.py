@@ -140,7 +140,8 @@ def _times(
 
 def _unpacked(flat: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     """The gradients of the initial state and of the parameters out of a flat vector."""
-    if all(x.dtype == flat.dtype and x.device == flat.device for x in inputs):
+    dtype, device = flat.dtype, flat.device
+    if all([x.dtype is dtype and x.device == device for x in inputs]):
         return torch._C._nn.unflatten_dense_tensors(flat, list(inputs))
     parts = flat.split([x.numel() for x in inputs])
     return [g.reshape(x.shape).to(x) for g, x in zip(parts, inputs, strict=True)]
@@ -152,5 +153,5 @@ def packed(request: Request, params: Sequence[Tensor]) -> Tensor:
     device = torch.device("cpu") if place is None else place.device
     if not params:
         return torch.zeros(0, dtype=dtype, device=device)
-    alike = [x if x.dtype == dtype and x.device == device else x.to(device, dtype) for x in params]
+    alike = [x if x.dtype is dtype and x.device == device else x.to(device, dtype) for x in params]
     return torch._C._nn.flatten_dense_tensors(alike)

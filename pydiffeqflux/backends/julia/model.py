@@ -127,7 +127,7 @@ class Models:
         self,
         func: Callable[..., Any],
         evaluate: Evaluate,
-        t0: Tensor,
+        t0: Tensor | float,
         y0: Tensor,
         what: str,
         spec: StateSpec | None,
@@ -148,6 +148,12 @@ class Models:
         role = what if spec is None else f"{what}, {spec!r}"
         if place is not None:
             role = f"{role}, on {place}"
+        same = self._traces.same(func, y0, role)
+        if same is not None and same.made is not None:
+            known: Model = same.made
+            return known
+        y0 = y0.detach()
+        t0 = t0 if isinstance(t0, Tensor) else torch.scalar_tensor(t0, dtype=y0.dtype, device=y0.device)
         for _ in range(2):
             traced, start = self._traces.get(func, evaluate, t0, y0, role)
             model = self._model(traced, place)

@@ -53,6 +53,8 @@ def _unsolved(problem: Problem, options: SolveOptions) -> Iterator[str]:
         yield "a timed callback"
     if options.per_sample:
         yield "per_sample=True"
+    if options.norm is not None:
+        yield "a norm"
     if options.fallback == "callback":
         yield "fallback='callback'"
     if transforming():

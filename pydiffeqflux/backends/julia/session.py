@@ -104,13 +104,14 @@ class Session:
         """
         if self._forked:
             self._refuse()
-        if not here or threading.get_ident() != self._main or self._report is not None:
+        if not here or threading.get_ident() != self._main or getattr(self._reports, "now", None) is not None:
             run = self._on_thread if self._report is None else self._elsewhere
             run(lambda: self._entered(entry, ask, into))
             return
         ask.main = 1
         with self._lock:
-            self._release()
+            if self._dropped:
+                self._release()
             code = entry(ctypes.byref(ask), *into)
         if code:
             self._signals.reraise()

@@ -103,8 +103,8 @@ class Stretches:
         watched = replace(request, sensitivity=None, saves=(), keep="end", dense=False, watch=self.watch)
         with torch.no_grad():
             run = solve(watched, y0.contiguous(), packed(request, self.request.model.params), self.constants)
-        self.nf += run.nf
-        self.njac += run.njac
+        self.nf += run.came.nf
+        self.njac += run.came.njac
         return (run if run.event else None), self.watch.seen()
 
     def _crossings(self, seen: list[tuple[int, float]], request: Request, y0: Tensor, s: Stretch) -> list[Crossing]:
@@ -122,10 +122,11 @@ class Stretches:
         return out
 
     def _count(self, run: Run) -> None:
-        self.nf += run.nf
-        self.naccept += run.naccept
-        self.nreject += run.nreject
-        self.njac += run.njac
+        came = run.came
+        self.nf += came.nf
+        self.naccept += came.naccept
+        self.nreject += came.nreject
+        self.njac += came.njac
 
     def outcome(self, run: Run, ys: Tensor, y1: Tensor, s: Stretch, request: Request) -> Outcome:
         """A run as the chain of stretches takes it."""
