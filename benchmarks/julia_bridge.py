@@ -63,9 +63,6 @@ LATENCIES = (
     ("tsit5", "float64", "ForwardSensitivity"),
     ("tsit5", "float64", "ForwardDiffSensitivity"),
     ("rodas5p", "float32", "GaussAdjoint"),
-    *(("rodas5p", "float64", name) for name in ("GaussAdjoint", "QuadratureAdjoint", "InterpolatingAdjoint")),
-    ("FBDF", "float64", "GaussAdjoint"),
-    ("kencarp4", "float64", "GaussAdjoint"),
     ("vern7", "float64", "GaussAdjoint"),
 )
 
