@@ -35,8 +35,9 @@ function moved(d::Delayed, number::Int, u, p, t)
 end
 
 """
-Such a lag as DelayDiffEq asks for it, to find breaking points: its search takes plain numbers only. A solution is continuous
-there, so that derivatives of these times are errors of the solver's order.
+Such a lag as DelayDiffEq asks for it, to find breaking points: its search takes plain numbers only. Where a solution and its
+rate are continuous there, as they are unless the state jumps at the start, derivatives of these times are errors of the
+solver's order. (Python refuses a gradient where it jumps.)
 """
 struct MovingLag{T} <: Function
     equation::Delayed{T}
