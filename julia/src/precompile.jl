@@ -82,7 +82,8 @@ const TOLERANCES = "autojacvec = \"traced\", abstol = 1.0e-6, reltol = 0.001,"
         exercise(Float32, "Rodas5P", "GaussAdjoint", CHECKPOINTING)
         exercise(Float64, "Tsit5", "GaussKronrodAdjoint", CHECKPOINTING)
         exercise(Float64, "Tsit5", "ForwardSensitivity")
-        # KenCarp4 and its like are not here: LLVM takes a minute for one step of theirs, as long as for all of these.
+        # LLVM takes a minute for one step of KenCarp4's: here once, or in every session that asks for it.
+        exercise(Float64, "KenCarp4", "GaussAdjoint", CHECKPOINTING)
         for solver in ("Rodas5P", "Rosenbrock23", "FBDF", "AutoTsit5(Rosenbrock23())")
             exercise(Float64, solver, "GaussAdjoint", CHECKPOINTING)
             exercise(Float64, solver, "InterpolatingAdjoint", CHECKPOINTING)
