@@ -135,7 +135,7 @@ function forward(
     ts, us = collected(solution, saves, keep)
     if !isempty(saves) && (isempty(ts) || ts[end] != solution.t[end])
         # It stopped on the way: where it did is returned behind the others, for the loss may see it.
-        ts, us = [ts; solution.t[end]], [us columns(T, solution.u[end:end], d.n)]
+        ts, us = [ts; solution.t[end]], [us columns(u0, solution.u[end:end])]
     end
     return DelayedRun(solution, d, solver, p, ts, us, nf, options)
 end
