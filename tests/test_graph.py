@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
+import signal
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -417,6 +419,32 @@ def test_a_trace_made_where_nothing_is_recorded_has_gradients(mode: Any, layer: 
     assert found.graphs.params == len(list(net.parameters()))
     target = next(n for n in found.graphs.backward.nodes if n.op == "output")
     assert all(gradient is not None for gradient in target.args[0][1:])
+
+
+def test_ctrl_c_waits_for_the_end_of_a_recording() -> None:
+    seen = []
+
+    def func(t: Tensor, y: Tensor) -> Tensor:
+        if not seen:
+            os.kill(os.getpid(), signal.SIGINT)
+        seen.append(1)
+        return torch.sin(y)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        kernels(func, torch.zeros(()), torch.ones(2))
+    assert len(seen) == 1 and signal.getsignal(signal.SIGINT) is before
+    assert kernels(func, torch.zeros(()), torch.ones(2)).graphs.shape == (2,)
+    assert float(torch.ones(()) + 1) == 2  # nothing is recorded any more
+
+
+def test_two_interrupts_end_a_recording_at_once() -> None:
+    def func(t: Tensor, y: Tensor) -> Tensor:
+        while True:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        kernels(func, torch.zeros(()), torch.ones(2))
 
 
 def test_a_replaced_parameter_is_noticed() -> None:

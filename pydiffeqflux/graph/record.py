@@ -12,7 +12,9 @@ import functools
 import linecache
 import operator
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -71,7 +73,7 @@ def record(
     Raises:
         UntraceableError: what is done next depends on the value of a tensor.
     """
-    with _as_when_trained():
+    with _interrupts_later(), _as_when_trained():
         example = [x.clone() if x.is_inference() else x for x in example]
         recorder = Recorder(example, {} if table is None else table)
         Recorder.line = None
@@ -221,6 +223,33 @@ class _NoValues(TorchFunctionMode):
 _LOOKING = frozenset((
     Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.data_ptr, Tensor.untyped_storage, Tensor.__dlpack__,
 ))  # fmt: skip
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Keep Ctrl-C until the recording is over (a second one is not kept).
+
+    Inside torch's dispatch an exception out of nowhere can leave the mode switched on, for whatever comes after.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    kept: list[tuple[int, Any]] = []
+
+    def keep(number: int, frame: Any) -> None:
+        if kept:
+            signal.signal(signal.SIGINT, before)
+            before(number, frame)
+        kept.append((number, frame))
+
+    signal.signal(signal.SIGINT, keep)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if kept:
+        before(*kept[0])
 
 
 @contextmanager
