@@ -28,25 +28,20 @@ def of_models(kind: str) -> torch.dtype | None:
 
 def in_own_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Run a solver's function without autocast, which would round its products; the models in it keep theirs."""
-
-    @functools.wraps(function)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        if not _anywhere():
-            return function(*args, **kwargs)
-        with _switched_off(models=True):
-            return function(*args, **kwargs)
-
-    return run
+    return _off(function, models=True)
 
 
 def without_autocast(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Run a function, and the models in it, without autocast."""
+    return _off(function, models=False)
 
+
+def _off(function: Callable[_P, _R], models: bool) -> Callable[_P, _R]:
     @functools.wraps(function)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         if not _anywhere():
             return function(*args, **kwargs)
-        with _switched_off(models=False):
+        with _switched_off(models):
             return function(*args, **kwargs)
 
     return run
