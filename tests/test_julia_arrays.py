@@ -162,8 +162,10 @@ def test_solves_and_gradients(arrays: None, method: str, sensealg: Any) -> None:
     found = solved("cpu", method, sensealg, **options)
     with taken_for("cpu", None):
         expected = solved("cpu", method, sensealg, **options)
+    # GaussAdjoint reads FBDF's dense output, of low order: steps that differ by rounding change the gradient by more.
+    tol = 1e-4 if method == "FBDF" else 1e-8
     for f, e in zip(found, expected, strict=True):
-        torch.testing.assert_close(f, e, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(f, e, rtol=tol, atol=tol)
 
 
 @pytest.mark.julia
